@@ -198,7 +198,7 @@ def regions_of(frames: Sequence[Frame], places: Tensor) -> list[Tensor]:
     return regions
 
 
-def mean_in(places: Tensor, frame: Frame, xyxy: FloatArray) -> Tensor:
+def mean_in(places: Tensor, frame: Frame, xyxy: npt.ArrayLike) -> Tensor:
     """The mean `[n, D]` of places `[D, h, w]` over a frame's input in boxes of original pixels; cells count in part."""
     height, width = places.shape[-2:]
     input_h, input_w = frame.input_hw

@@ -12,16 +12,14 @@ P, D = 5, 24
 
 class Made(NamedTuple):
     features: np.ndarray
-    cosines: np.ndarray
+    text: np.ndarray
     sizes: np.ndarray
     given: np.ndarray
     pictures: np.ndarray
     wrong: np.ndarray
 
-    def judged(self, cosines: np.ndarray | None = None) -> judge.Names:
-        return judge.judge_names(
-            self.features, self.cosines if cosines is None else cosines, self.sizes, self.given, self.pictures, 40.0
-        )
+    def judged(self) -> judge.Names:
+        return judge.judge_names(*self[:-1], 40.0)
 
 
 def made(count: int, share: float = 0.1, noise: float = 0.16, seed: int = 0) -> Made:
@@ -33,8 +31,10 @@ def made(count: int, share: float = 0.1, noise: float = 0.16, seed: int = 0) -> 
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     wrong = rng.random(count) < share
     given = np.where(wrong, (true + rng.integers(1, P, size=count)) % P, true)
-    cosines = 0.3 * features @ text.T  # texts tell less apart than pictures
-    return Made(features, cosines, rng.uniform(0.1, 0.5, (count, 2)), given, np.arange(count) // 3, wrong)
+    twice = np.hstack([features, features])
+    return Made(
+        twice, 0.3 * text, rng.uniform(0.1, 0.5, (count, 2)), given, np.arange(count) // 3, wrong
+    )  # texts tell little
 
 
 def auroc(wrong: np.ndarray, chance: np.ndarray) -> float:
@@ -53,10 +53,10 @@ def test_planted_names_rank_first_with_chances_near_the_truth() -> None:
 
 def test_the_sets_labels_teach_names_that_no_text_tells() -> None:
     of = made(400)
-    unknown = of.cosines.copy()
-    unknown[:, 1] = np.nan
-    for cosines in (unknown, np.full_like(unknown, np.nan)):
-        assert auroc(of.wrong, of.judged(cosines).chance) > 0.95
+    unknown = of.text.copy()
+    unknown[1] = np.nan
+    for text in (unknown, np.full_like(unknown, np.nan)):
+        assert auroc(of.wrong, of._replace(text=text).judged().chance) > 0.95
 
 
 def test_with_few_boxes_the_text_alone_judges() -> None:
@@ -71,9 +71,9 @@ def test_what_nothing_can_be_told_of_has_no_chance() -> None:
     alone = of.given.copy()
     alone[alone == 2] = 0
     alone[5] = 2  # once, and the model does not know it
-    unknown = of.cosines.copy()
-    unknown[:, 2] = np.nan
-    chance = of._replace(given=alone).judged(unknown).chance
+    unknown = of.text.copy()
+    unknown[2] = np.nan
+    chance = of._replace(given=alone, text=unknown).judged().chance
     assert np.isnan(chance[5])
     assert np.isfinite(np.delete(chance, 5)).all()
 
@@ -103,18 +103,29 @@ def test_planted_places_rank_first_and_too_few_are_not_judged() -> None:
 
 
 def test_a_draft_misses_a_label_only_where_none_explains_it() -> None:
-    drafts = np.array([[0, 0, 10, 10], [2, 2, 8, 8], [50, 50, 60, 60.0], [0, 0, 10, 10]])
-    explained, matched = judge.compare(drafts, np.array([0, 0, 0, 1]), np.array([[0, 0, 10, 10.0]]), np.array([0]))
+    edges = np.array([[0, 0, 10, 10], [2, 2, 8, 8], [50, 50, 60, 60.0], [0, 0, 10, 10]])
+    found = np.column_stack([edges, [0, 0, 0, 1], np.full(4, 0.5)])
+    explained, matched, apart = judge.compare(found, np.array([[0, 0, 10, 10.0]]), np.array([0]))
     assert explained.tolist() == [True, True, False, False]
     assert matched.tolist() == [True, False, False, False]
+    np.testing.assert_allclose(apart, [0, 0.64, 1, 0])
     rng = np.random.default_rng(0)
-    logits = np.zeros((200, 3))
+    logits, drafts = np.zeros((200, 3)), np.tile(found[:1], (200, 1))
     matched, explained = np.arange(200) < 80, np.arange(200) < 100
     missing = np.arange(200) >= 185
     logits[:, 0] = rng.standard_normal(200) + 4.0 * (matched | missing)
-    chance = judge.judge_missing(logits, np.zeros(200, int), explained, matched)
+    chance = judge.judge_missing(logits, drafts, explained, matched, np.ones(200))
     assert not chance[explained].any()
     assert auroc(missing[100:], chance[100:]) > 0.95
-    assert np.isnan(
-        judge.judge_missing(logits[:20], np.zeros(20, int), explained[:20] & False, matched[:20] & False)
-    ).all()
+    none = np.zeros(20, bool)
+    assert np.isnan(judge.judge_missing(logits[:20], drafts[:20], none, none, np.ones(20))).all()
+
+
+def test_names_of_other_things_in_the_picture_are_likelier_errors() -> None:
+    of = made(400)
+    pictures = np.arange(400) // 4
+    alone = of._replace(pictures=np.arange(400)).judged().chance
+    beside = of._replace(pictures=pictures).judged().chance
+    again = np.array([(of.given[pictures == pictures[i]] == of.given[i]).sum() > 1 for i in range(400)])
+    doubtful = (alone > 0.02) & (alone < 0.98)
+    assert (beside - alone)[again & doubtful].mean() > (beside - alone)[~again & doubtful].mean()

@@ -55,10 +55,9 @@ def check(flags: CheckFlags, options: Options) -> int:
     if flags.as_json:
         print_document(checked.document())
     else:
-        for table in (checked.kinds(), checked.pair_table()):
-            if table:
-                terminal.listing(titled(table))
-                terminal.data("")
+        for table in checked.tables():
+            terminal.listing(titled(table))
+            terminal.data("")
     terminal.say_failures(checked.failed)
     terminal.say(f"{checked.summary()}, {checked.computed:,} of these pictures read now", style="dim")
     terminal.say_next(f"open {out / PAGE}", quiet=flags.as_json)

@@ -13,50 +13,38 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
-import msgspec
 import numpy as np
-import numpy.typing as npt
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save
 
 from cliploc.errors import InputError, UsageError
-from cliploc.formats import Box, LabelledBox
+from cliploc.formats import LabelledBox
 from cliploc.images.reading import load
 from cliploc.label.checking import judge
 from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, doubles, odd_box, read_set, spelt_in_two_ways
-from cliploc.label.checking.regions import found_in, jittered, read_boxes
+from cliploc.label.checking.regions import Reading, read_picture
 from cliploc.label.checking.report import KINDS, OUTPUTS, Checked, Label, Suspect
 from cliploc.localizer import Localizer
-from cliploc.options import Options, short
+from cliploc.options import Options
 from cliploc.runs.engine import Notes, interrupt_message
 from cliploc.runs.picture_files import stamp
 from cliploc.runs.store import FILE, Store, disk_errors
 from cliploc.support.files import Inputs, files_below, locked, user_path
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.values import Floats
 
-KIND, VERSION = "check", 1
+KIND, VERSION = "check", 2
 TABLES = (
     "CREATE TABLE reading (picture TEXT PRIMARY KEY, "
     "digest TEXT NOT NULL, "  # of all that it depends on besides the settings
-    "content BLOB NOT NULL)",  # msgpack of `Reading`
+    "content BLOB NOT NULL)",  # safetensors of `Reading`
 )
 MOST_PLANTED = 1_000  # boxes that are moved to learn what badly placed ones look like
-MOST_DRAFTS = 12  # of a picture
 FEW = 100  # labels with which the set's own opinion weighs little
 LEAST = 0.1  # chance of a suspect
-NOT_JUDGED = ("", np.nan, np.nan)  # likelier name, chances of name and place
 NO_BOX = LabelledBox("", "", (np.nan,) * 4)  # of what concerns a whole picture
-Found: TypeAlias = tuple[str, float | None, LabelledBox, str, str]  # kind, chance, box, likelier name, reason
-
-
-class Reading(msgspec.Struct, array_like=True):
-    """What was read in n boxes of a picture, m moved copies of them, and k drafts; D and E numbers of each."""
-
-    features: bytes  # float16 [n, D] of boxes
-    edges: bytes  # float32 [n, E] of boxes
-    planted: bytes  # float32 [m, E] of moved copies
-    copies: int  # m
-    drafts: list[tuple[int, Box]]  # [k] number of a name, and edges
-    of_drafts: bytes  # float16 [k, D]
+# The likelier name, the chances of name, place and double, and of which box it is one.
+OfBox: TypeAlias = tuple[str, float | None, float | None, float | None, str]
+NOT_JUDGED: OfBox = ("", None, None, None, "")
 
 
 def check(
@@ -66,8 +54,7 @@ def check(
     *,
     missing: bool = True,
     reporter: Reporter = SILENT,
-    options: Options | None = None,
-    **more: Any,
+    **options: Any,
 ) -> Checked:
     """Ranks the labels of a data set by the chance that they are wrong. Nothing of the set is changed.
 
@@ -78,8 +65,7 @@ def check(
         out: a folder for the results; the same call in it computes only what is new. None: nothing is written.
         missing: whether things without a label are looked for, which takes a map for each name.
         reporter: gets the phases, the pictures to do and done, each failed picture, and each note.
-        options: options of the `Localizer`: model, device …; None for the defaults.
-        **more: single options of the `Localizer`, which override those of `options`.
+        **options: options of the `Localizer`: model, device …
 
     Returns:
         What was found; its `labels` and `suspects` are rows that pandas takes.
@@ -88,10 +74,7 @@ def check(
         UsageError: labels, pictures, a model or an option that cannot be used, or a folder of another run.
         DiskFullError: no room on the disk.
     """
-    if not isinstance(options, Options | None):
-        raise UsageError(f"expected options as cliploc.Options, got {short(options)}: write cliploc.Options(…)")
-    values = {**({} if options is None else options.changed()), **more}
-    chosen = Options.of(**(values if "method" in values else {"recipe": "fast", **values}))
+    chosen = Options.of(**(options if "method" in options else {"recipe": "fast", **options}))
     source, target = user_path(labels), None if out is None else user_path(out)
     data = read_set(source, None if pictures is None else user_path(pictures), target)
     files = {one.id: one.path for one in data.pictures}
@@ -133,7 +116,8 @@ class _Check:
         # As a model reads them: `traffic_light` is two words.
         self._texts = [" ".join(re.sub(r"[_~@|]+", " ", name).split()) or name for name in self._names]
         self._unknown = localizer.unknown_names(self._texts)
-        self._missing = missing and self._of_boxes and len(self._unknown) < len(set(self._texts))
+        known = self._of_boxes and missing and len(self._unknown) < len(set(self._texts))
+        self._sought = self._texts if known else []  # names of which drafts are made
 
     def run(self) -> Checked:
         """Reads what is not read yet, and judges."""
@@ -141,16 +125,15 @@ class _Check:
             self._reporter.failed(name, InputError(f"{name}: {reason}"))
         self._notes.add(self._limits())
         share = min(1.0, MOST_PLANTED / max(1, sum(len(one.readable) for one in self._data.pictures)))
-        names = self._names if self._missing else None
-        parts = {one.id: repr([stamp(one), one.xyxy.tolist(), names]).encode() for one in self._data.pictures}
-        digests = {name: hashlib.blake2b(of, digest_size=16).hexdigest() for name, of in parts.items()}
+        facts = {one.id: repr([stamp(one), one.xyxy.tolist(), self._sought]) for one in self._data.pictures}
+        digests = {name: hashlib.blake2b(of.encode(), digest_size=16).hexdigest() for name, of in facts.items()}
         digested = dict(self._store.rows("SELECT picture, digest FROM reading"))
         todo = [one for one in self._data.pictures if digested.get(one.id) != digests[one.id]]
         self._reporter.phase("check")
         self._reporter.start(len(todo), len(digests))
         for one in todo:
             try:
-                row = one.id, digests[one.id], msgspec.msgpack.encode(self._read(one, share))
+                row = one.id, digests[one.id], save(self._read(one, share)._asdict())
             except InputError as error:
                 self._failed[one.id] = str(error).partition(": ")[2] or str(error)
                 self._reporter.failed(one.id, InputError(f"{one.id}: {self._failed[one.id]}"))
@@ -160,8 +143,8 @@ class _Check:
                 self.computed += 1
             self._reporter.images(1)
         rows = self._store.each("SELECT picture, digest, content FROM reading")
-        return self._judged({name: msgspec.msgpack.decode(content, type=Reading)
-                             for name, digest, content in rows if digests.get(name) == digest})  # fmt: skip
+        return self._judged({name: Reading(**load_arrays(content)) for name, digest, content in rows
+                             if digests.get(name) == digest})  # fmt: skip
 
     def _limits(self) -> Iterator[str]:
         """What cannot be judged, or only in part."""
@@ -182,58 +165,43 @@ class _Check:
             model = self._localizer.backbone.name
             yield f"{model} does not know {', '.join(names[:5])}{more}: judged by the set alone"
 
-    def _given(self, one: LabelledFile) -> judge.Ints:
-        """The numbers of the names of the boxes that can be read: `[n]`."""
-        return np.array([self._number[one.boxes[i].name] for i in one.readable], np.int64)
-
     def _read(self, one: LabelledFile, share: float) -> Reading:
         """Reads a picture; a share of its boxes has a moved copy."""
-        image, backbone, count = load(one.path).image, self._localizer.backbone, len(one.xyxy)
-        drafts = list[tuple[int, Box]]()
-        if self._missing:
-            boxes = found_in(self._localizer, image, self._texts)
-            best = np.argsort(-boxes.score, kind="stable")[:MOST_DRAFTS]
-            drafts = [(int(boxes.label[i]), boxes.xyxy[i].astype(float).tolist()) for i in best]
-        xyxy = np.concatenate([one.xyxy, _edges(drafts)])
-        if not len(xyxy):
-            return Reading(b"", b"", b"", 0, [], b"")
-        rng = np.random.default_rng(list(one.id.encode()))
-        chosen = [box for box in one.xyxy if self._of_boxes and rng.random() < share]
-        copies = [copy for box in chosen if (copy := jittered(rng, box, one.size_wh)) is not None]
-        features, edges = read_boxes(backbone, image, xyxy)
-        _, moved = read_boxes(backbone, image, np.array(copies), with_picture=False)
-        half = features.astype(np.float16)
-        of_boxes, planted = (rows.astype(np.float32).tobytes() for rows in (edges[:count], moved))
-        return Reading(half[:count].tobytes(), of_boxes, planted, len(copies), drafts, half[count:].tobytes())
+        drawn = np.random.default_rng(list(one.id.encode())).random(len(one.xyxy)) < share * self._of_boxes
+        copied = np.flatnonzero(drawn).tolist()
+        return read_picture(self._localizer, load(one.path).image, one.xyxy, copied, self._sought)
 
     def _judged(self, read: Mapping[str, Reading]) -> Checked:
         """All labels and suspects."""
-        of_boxes, of_drafts = self._chances(read)
-        labels, suspects = list[Label](), list[Suspect]()
-        judged = dict.fromkeys(KINDS, 0)
+        of_boxes, of_drafts = self._chances([one for one in self._data.pictures if one.id in read], read)
+        labels, suspects, judged = list[Label](), list[Suspect](), dict.fromkeys(KINDS, 0)
+
+        def add(kind: str, chance: float | None, box: LabelledBox, likelier: str = "", reason: str = "") -> None:
+            judged[kind] += chance is not None
+            if kind == "odd" or (chance or 0.0) >= LEAST:
+                x0, y0, x1, y1 = (round(float(edge), 2) if np.isfinite(edge) else None for edge in box.xyxy)
+                suspects.append(Suspect(kind, chance, one.id, box.id, box.name, likelier, x0, y0, x1, y1, reason))
+
         for one in self._data.pictures:
-            drafts, count = (read[one.id].drafts, len(one.readable)) if one.id in read else ([], 0)
-            found = list[Found]()
-            for number, xyxy in drafts:
-                found.append(("missing", _known(next(of_drafts)), LabelledBox("", "", xyxy), self._names[number], ""))
-            missing = max((chance for _, chance, *_ in found if chance is not None), default=None)
-            judged_boxes = dict(zip(one.readable, islice(of_boxes, count), strict=False))
-            again = zip(one.readable, *doubles(one.xyxy, self._given(one)), strict=True)
-            twice = {i: (double, one.readable[first]) for i, double, first in again if self._of_boxes}
+            drafts = of_drafts.get(one.id, [])
+            for (x0, y0, x1, y1, number, _), chance in drafts:
+                add("missing", chance, LabelledBox("", "", (x0, y0, x1, y1)), self._names[int(number)])
             for i, box in enumerate(one.boxes):
-                (likelier, wrong, placed), (double, first) = judged_boxes.get(i, NOT_JUDGED), twice.get(i, (np.nan, i))
-                label = Label(box.id, one.id, box.name, likelier, _known(wrong), _known(placed), _known(double))
-                labels.append(label)
-                found += [
-                    ("wrong name", label.wrong_name, box, likelier, ""),
-                    ("badly placed", label.badly_placed, box, "", ""),
-                    ("double", label.double, box, "", f"the same as {one.boxes[first].id}"),
-                ]
-            for kind, chance, box, name, reason in (*found, *self._odd(one, missing)):
-                judged[kind] += chance is not None
-                if kind == "odd" or (chance or 0.0) >= LEAST:
-                    x0, y0, x1, y1 = (round(float(edge), 2) if np.isfinite(edge) else None for edge in box.xyxy)
-                    suspects.append(Suspect(kind, chance, one.id, box.id, box.name, name, x0, y0, x1, y1, reason))
+                likelier, wrong, placed, double, same = of_boxes.get((one.id, i), NOT_JUDGED)
+                labels.append(Label(box.id, one.id, box.name, likelier, wrong, placed, double))
+                add("wrong name", wrong, box, likelier)
+                add("badly placed", placed, box)
+                add("double", double, box, reason=f"the same as {same}")
+                if reason := odd_box(box, one.size_wh):
+                    add("odd", 1.0, box, reason=reason)
+                if usual := self._spelt.pop(box.name, None):  # once, where it is first
+                    add("odd", 1.0, box, usual, f"spelt in two ways: {usual}")
+            if one.listed_wh not in (None, one.size_wh):
+                listed, now = ("×".join(map(str, size)) for size in (one.listed_wh or (), one.size_wh))
+                add("odd", 1.0, NO_BOX, reason=f"the set has it at {listed}, it is {now}")
+            if not one.boxes:
+                best = max((chance for _, chance in drafts if chance is not None), default=None)
+                add("odd", best, NO_BOX, reason="a picture without a label")
         suspects.sort(key=lambda one: (KINDS.index(one.kind), -(one.chance or 0.0)))
         judged["odd"] = len(self._data.pictures)
         return Checked(
@@ -241,60 +209,43 @@ class _Check:
             self.computed, self._failed, self._notes.lines,
         )  # fmt: skip
 
-    def _chances(self, read: Mapping[str, Reading]) -> tuple[Iterator[tuple[str, float, float]], Iterator[float]]:
-        """The likelier name of each of N boxes and the chances of its name and place, and the chance of each draft."""
-        pictures = [one for one in self._data.pictures if one.id in read]
-        of = [read[one.id] for one in pictures]
-        boxes, found = [one.xyxy for one in pictures], [_edges(each.drafts) for each in of]
-        given = [self._given(one) for one in pictures]
-        labels = [np.array([name for name, _ in each.drafts], np.int64) for each in of]
-        counts = [len(each) for each in (*boxes, *found)]
-        total, drafts = sum(map(len, boxes)), sum(map(len, found))
-        if not total:
-            return iter(()), iter(np.full(drafts, np.nan))
-        content = b"".join([*(each.features for each in of), *(each.of_drafts for each in of)])
-        features = _rows(content, np.float16, total + drafts)
-        sizes = np.concatenate([(xyxy[:, 2:] - xyxy[:, :2]) / one.size_wh
-                                for xyxy, one in zip(boxes + found, pictures * 2, strict=True)])  # fmt: skip
-        numbers = np.repeat([*range(len(pictures))] * 2, counts)
-        text = self._localizer.embed_names(self._texts).float().cpu().numpy()  # [P, D']
-        half = text.shape[1]
-        cosines = ((features[:, :half] + features[:, half:]) @ text.T / 2).astype(float)
-        cosines[:, [name in self._unknown for name in self._texts]] = np.nan
+    def _chances(
+        self, pictures: Sequence[LabelledFile], read: Mapping[str, Reading]
+    ) -> tuple[dict[tuple[str, int], OfBox], dict[str, list[tuple[list[float], float | None]]]]:
+        """By picture and place the likelier name of a box and its chances; by picture its drafts and theirs."""
+        of, boxes = [read[one.id] for one in pictures], [one.xyxy for one in pictures]
+        given = [np.array([self._number[one.boxes[i].name] for i in one.readable], np.int64) for one in pictures]
+        counts, drafts = [len(each) for each in given], [len(each.drafts) for each in of]
+        if not (total := sum(counts)):
+            return {}, {}
+        every = Reading(*map(np.concatenate, zip(*of, strict=True)))
+        # Boxes, then drafts.
+        xyxy = np.concatenate([*boxes, every.drafts[:, :4]])
+        numbers = np.repeat([*range(len(of))] * 2, counts + drafts)
+        sizes = (xyxy[:, 2:] - xyxy[:, :2]) / np.array([one.size_wh for one in pictures])[numbers]
+        text = self._localizer.embed_names(self._texts).float().cpu().numpy()  # [P, D / 2]
+        text[[name in self._unknown for name in self._texts]] = np.nan
+        names_of = np.concatenate([*given, np.full(sum(drafts), judge.DRAFT)])
+        features = np.concatenate([every.features, every.of_drafts])
         scale = float(self._localizer.backbone.logit_scale)
-        all_given = np.concatenate([*given, np.full(drafts, judge.DRAFT)])
-        names = judge.judge_names(features, cosines, sizes, all_given, numbers, scale)
-        of_planted = np.repeat(range(len(of)), [each.copies for each in of])  # none where labels are of pictures
-        edges = _rows(b"".join(each.edges for each in of), np.float32, total).astype(float)
-        planted = _rows(b"".join(each.planted for each in of), np.float32, len(of_planted)).astype(float)
-        placed = judge.judge_places(edges, numbers[:total], planted, of_planted)
-        compared = (judge.compare(*each) for each in zip(found, labels, boxes, given, strict=True))
-        explained, matched = map(np.concatenate, zip(*compared, strict=True))
-        absent = judge.judge_missing(names.logits[total:], np.concatenate(labels), explained, matched)
-        likelier = (self._names[i] if len(self._names) > 1 else "" for i in names.likelier[:total])
-        return zip(likelier, names.chance[:total], placed, strict=True), iter(absent)
-
-    def _odd(self, one: LabelledFile, missing: float | None) -> Iterator[Found]:
-        """What is odd in a picture, and of its size; names that are spelt in two ways, where each is first."""
-        for box in one.boxes:
-            if reason := odd_box(box, one.size_wh):
-                yield "odd", 1.0, box, "", reason
-            if usual := self._spelt.pop(box.name, None):
-                yield "odd", 1.0, box, usual, f"spelt in two ways: {usual}"
-        if one.listed_wh not in (None, one.size_wh):
-            listed, now = ("×".join(map(str, size)) for size in (one.listed_wh or (), one.size_wh))
-            yield "odd", 1.0, NO_BOX, "", f"the set has it at {listed}, it is {now}"
-        if not one.boxes:
-            yield "odd", missing, NO_BOX, "", "a picture without a label"
-
-
-def _edges(drafts: Sequence[tuple[int, Box]]) -> Floats:
-    return np.array([xyxy for _, xyxy in drafts], float).reshape(-1, 4)
+        names = judge.judge_names(features, text, sizes, names_of, numbers, scale)
+        of_moved = np.repeat(range(len(of)), [len(each.moved) for each in of])
+        placed = judge.judge_places(every.edges.astype(float), numbers[:total], every.moved.astype(float), of_moved)
+        same = [(chance if self._of_boxes else np.nan, one.boxes[one.readable[first]].id)
+                for one, labels in zip(pictures, given, strict=True)
+                for chance, first in doubles(one.xyxy, labels)]  # fmt: skip
+        each = np.split(every.drafts.astype(float), np.cumsum(drafts)[:-1])
+        compared = map(judge.compare, each, boxes, given)
+        facts = map(np.concatenate, zip(*compared, strict=True))
+        absent = map(_known, judge.judge_missing(names.logits[total:], np.concatenate(each), *facts))
+        likelier = (self._names[i] if len(self._names) > 1 else "" for i in names.likelier)
+        places = ((one.id, i) for one in pictures for i in one.readable)
+        rows = zip(places, likelier, names.chance, placed, same, strict=False)  # names: also those of drafts
+        judged = {place: (name, _known(wrong), _known(at), _known(twice), first)
+                  for place, name, wrong, at, (twice, first) in rows}  # fmt: skip
+        found = zip(every.drafts.tolist(), absent, strict=True)
+        return judged, {one.id: [*islice(found, some)] for one, some in zip(pictures, drafts, strict=True)}
 
 
 def _known(chance: float) -> float | None:
     return None if np.isnan(chance) else round(float(chance), 4)
-
-
-def _rows(content: bytes, kind: type[np.floating[Any]], count: int) -> npt.NDArray[np.float32]:
-    return np.frombuffer(content, kind).reshape(count, -1 if count else 0).astype(np.float32)

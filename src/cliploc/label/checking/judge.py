@@ -29,6 +29,7 @@ PRIOR = 0.5  # power of the names' frequencies that the fit explains away; 1: no
 TEXT_SCALE = 0.6  # of the tower's logit scale
 STEPS = 40  # of the fit
 SHARES = np.geomspace(0.001, 0.5, 40)  # of wrong names; all are as likely on a log scale, but for one error seen before
+BESIDE = 0.02  # share of wrong names that are those of something else in the picture; of coco_tune
 TEMPERATURES = np.exp(np.linspace(-1.2, 1.2, 41))
 LEAST_PLACED = 60  # boxes from which placement can be learnt
 PLACE_RIDGE = 100.0
@@ -50,18 +51,20 @@ class Names(NamedTuple):
 
 
 def judge_names(
-    features: npt.NDArray[np.floating[Any]],  # [N, D] of the regions, of unit length for each reading
-    cosines: Floats,  # [N, P] of regions and names; a column of NaN for a name that the tower does not know
+    features: npt.NDArray[np.floating[Any]],  # [N, D] of the regions: two readings, each of unit length
+    text: Floats,  # [P, D / 2] of the names; a row of NaN for one that the tower does not know
     sizes: Floats,  # [N, 2] width and height, as shares of the picture
     given: Ints,  # [N] numbers of names; `DRAFT` for a draft, which is read and not learnt from
     pictures: Ints,  # [N] numbers of pictures
     scale: float,  # the tower's logit scale
 ) -> Names:
     """The chance that each given name is wrong, by what the text says and labels of other pictures add to it."""
-    chance, logits = np.full(len(given), np.nan), np.full(cosines.shape, -np.inf)
+    features = features.astype(np.float32)
+    chance, logits = np.full(len(given), np.nan), np.full((len(given), len(text)), -np.inf)
     labelled = given != DRAFT
     used, label = np.unique(given[labelled], return_inverse=True)
-    cosines = cosines[:, used]
+    half = text.shape[1]
+    cosines = (features[:, :half] + features[:, half:]) @ text[used].T.astype(np.float32) / 2
     known = np.isfinite(cosines)
     # Unknown names get a box's mean of the known ones, so that the text speaks neither for nor against them.
     mean = np.where(known, cosines, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
@@ -70,12 +73,16 @@ def judge_names(
     number[labelled] = label
     logits[:, used] = text + learnt(design(features, sizes), text, number, pictures, RIDGE, PRIOR)
     if len(used) > 1:
-        of_pictures = np.unique(np.stack([label, pictures[labelled]], axis=1), axis=0)
-        elsewhere = np.bincount(of_pictures[:, 0])[label] > 1  # the name is that of a label in another picture, too
-        # A right name is drawn from softmax(logits / T), a wrong one from all others alike.
-        tempered, wrong = torch.from_numpy(logits[np.ix_(labelled, used)]), np.full(len(label), 1 / (len(used) - 1))
+        _, picture = np.unique(pictures[labelled], return_inverse=True)
+        there = np.zeros((picture.max() + 1, len(used)))  # labels of each name in each picture
+        np.add.at(there, (picture, label), 1)
+        elsewhere = (there > 0).sum(axis=0)[label] > 1  # the name is that of a label in another picture, too
+        # A right name is drawn from softmax(logits / T), a wrong one from all others alike, or from the picture's.
+        beside = np.where(there[picture, label] > 1, 1 / (there > 0).sum(axis=1)[picture], 0)
+        wrong = (1 - BESIDE) / (len(used) - 1) + BESIDE * beside
+        tempered = torch.from_numpy(logits[np.ix_(labelled, used)])
         right = ((tempered / t).softmax(dim=1).numpy()[np.arange(len(label)), label] for t in TEMPERATURES)
-        posterior = of_second((one, wrong) for one in right)
+        posterior = of_second((one, (1 - one) * wrong) for one in right)
         chance[labelled] = np.where(known[:, label].any(axis=0) | elsewhere, posterior, np.nan)
     others = logits.copy()
     others[np.flatnonzero(labelled), given[labelled]] = -np.inf
@@ -83,15 +90,11 @@ def judge_names(
 
 
 def design(features: npt.NDArray[np.floating[Any]], sizes: Floats) -> Floats:
-    """Principal components (by iterating a subspace, Halko et al. 2011), size, shape and a constant: `[N, F]`."""
-    centred = features - features.mean(axis=0)
-    count = min(COMPONENTS, *centred.shape)
-    wide = min(count + 10, *centred.shape)
-    basis = np.random.default_rng(0).standard_normal((centred.shape[1], wide)).astype(centred.dtype)
-    for _ in range(4):
-        basis = np.linalg.qr(centred.T @ (centred @ basis))[0]
-    u, s, _ = np.linalg.svd(centred @ basis, full_matrices=False)
-    parts = np.asarray(u[:, :count] * s[:count], np.float64)
+    """Principal components (Halko et al. 2011), size, shape and a constant: `[N, F]`."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        u, s, _ = torch.pca_lowrank(torch.from_numpy(features), min(COMPONENTS, *features.shape), niter=4)
+    parts = (u * s).double().numpy()
     shape = np.log(np.maximum(sizes, 1e-4))
     shape = np.stack([shape.sum(axis=1), shape[:, 0] - shape[:, 1]], axis=1)
     shape = (shape - shape.mean(axis=0)) / (shape.std(axis=0) + 1e-6)
@@ -163,19 +166,22 @@ def alike(scores: Floats, examples: Floats, rate: float) -> Floats:
     return np.asarray(look * max(share - rate, LEAST_SHARE) / max(share, LEAST_SHARE))
 
 
-def judge_missing(logits: Floats, names: Ints, explained: Bools, matched: Bools) -> Floats:
+def judge_missing(logits: Floats, drafts: Floats, explained: Bools, matched: Bools, apart: Floats) -> Floats:
     """The chance `[M]` that each draft misses a label: that it is as those which match one. 0 where one explains it."""
-    scores = torch.from_numpy(logits).log_softmax(dim=1).numpy()[np.arange(len(names)), names]
+    *_, names, found = drafts.T.astype(float)  # found: the chance by which the draft was made
+    fits = torch.from_numpy(logits).log_softmax(dim=1).numpy()[np.arange(len(names)), names.astype(int)]
+    scores = fits + np.log(found / (1 - found + 1e-6))
     chance, free = np.zeros(len(names)), ~explained
     few = matched.sum() < LEAST_DRAFTS or free.sum() < LEAST_DRAFTS
-    chance[free] = np.nan if few else alike(scores[free], scores[matched], DRAFTS_RATE)
+    chance[free] = np.nan if few else alike(scores[free] + np.log(apart[free] + 1e-3), scores[matched], DRAFTS_RATE)
     return chance
 
 
-def compare(drafts: Floats, names: Ints, boxes: Floats, given: Ints) -> tuple[Bools, Bools]:
-    """For each draft of a picture whether a label of its name lies in it or around it, and whether one fits."""
-    low, high = np.maximum(drafts[:, None, :2], boxes[:, :2]), np.minimum(drafts[:, None, 2:], boxes[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2) * (names[:, None] == given)
-    one, other = ((xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1) for xyxy in (drafts, boxes))
+def compare(drafts: Floats, boxes: Floats, given: Ints) -> tuple[Bools, Bools, Floats]:
+    """For each draft of a picture: does a label of its name lie in it or around it, and does one fit; 1 − best IoU."""
+    low, high = np.maximum(drafts[:, None, :2], boxes[:, :2]), np.minimum(drafts[:, None, 2:4], boxes[:, 2:])
+    shared, same = np.clip(high - low, 0, None).prod(axis=2), drafts[:, 4, None] == given
+    one, other = ((xyxy[:, 2:4] - xyxy[:, :2]).prod(axis=1) for xyxy in (drafts, boxes))
     smaller, union = np.minimum(one[:, None], other), one[:, None] + other - shared
-    return (shared > EXPLAINED * smaller).any(axis=1), (shared > MATCHED * union).any(axis=1)
+    explained, matched = ((same & (shared > least)).any(axis=1) for least in (EXPLAINED * smaller, MATCHED * union))
+    return explained, matched, 1 - (shared / union).max(axis=1, initial=0)

@@ -125,13 +125,11 @@ def odd_box(box: LabelledBox, size_wh: Size) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def doubles(xyxy: Floats, names: npt.NDArray[np.int64]) -> tuple[Floats, list[int]]:
+def doubles(xyxy: Floats, names: npt.NDArray[np.int64]) -> list[tuple[float, int]]:
     """For each of n boxes of a picture: the chance that it is an earlier one of its name again, and which."""
-    if not len(xyxy):
-        return np.zeros(0), []
     overlap = np.tril(iou_matrix(xyxy, xyxy).astype(np.float64), -1) * (names[:, None] == names)
-    best = overlap.max(axis=1)
-    return np.where(best > 0, 1 / (1 + np.exp(-STEEPNESS * (best - HALFWAY))), 0), overlap.argmax(axis=1).tolist()
+    best = [(float(row.max()), int(row.argmax())) for row in overlap]
+    return [(float(iou > 0) / (1 + np.exp(-STEEPNESS * (iou - HALFWAY))), first) for iou, first in best]
 
 
 def spelt_in_two_ways(count: Mapping[str, int]) -> dict[str, str]:

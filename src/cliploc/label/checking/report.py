@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cliploc import __version__
 from cliploc.draw import captions
@@ -41,7 +44,8 @@ AROUND = 1.8  # of a box's longer side, that a crop has
 LEAST_CROP = 48  # pixels of the picture in a crop
 
 
-class Label(NamedTuple):
+@dataclass(frozen=True)
+class Label:
     """A label of the set; chances are None where they cannot be judged."""
 
     id: str  # as in the set
@@ -53,7 +57,8 @@ class Label(NamedTuple):
     double: float | None
 
 
-class Suspect(NamedTuple):
+@dataclass(frozen=True)
+class Suspect:
     """Something that is likely wrong."""
 
     kind: str  # one of `KINDS`
@@ -109,33 +114,29 @@ class Checked:
         """What was judged and suspected of each kind."""
         chances = {kind: [one.chance or 0.0 for one in self.of(kind)] for kind in KINDS}
         return [
-            KindCount(kind, self.judged.get(kind, 0), len(of_kind), min(FIRST, len(of_kind)), sum(of_kind[:FIRST]))
-            for kind, of_kind in chances.items()
+            KindCount(kind, self.judged.get(kind, 0), len(some), len(some[:FIRST]), round(sum(some[:FIRST]), 1))
+            for kind, some in chances.items()
         ]
 
     def pairs(self) -> list[PairCount]:
         """The worst pairs of names."""
-        chances: dict[tuple[str, str], list[float]] = {}
+        chances = defaultdict[tuple[str, str], list[float]](list)
         for one in self.of("wrong name"):
-            chances.setdefault((one.name, one.likelier), []).append(one.chance or 0.0)
+            chances[one.name, one.likelier].append(one.chance or 0.0)
         worst = sorted(chances.items(), key=lambda pair: (-sum(pair[1]), pair[0]))[:PAIRS]
-        return [PairCount(*names, len(of_pair), sum(of_pair)) for names, of_pair in worst]
+        return [PairCount(*names, len(of_pair), round(sum(of_pair), 2)) for names, of_pair in worst]
 
-    def kinds(self) -> list[list[str]]:
-        """A table with a row for each kind, the first with its titles."""
-        rows = [["kind", "judged", "suspects", ""]]
+    def tables(self) -> list[list[list[str]]]:
+        """A row for each kind, and for each of the worst pairs of names, if there are any; the first has titles."""
+        kinds = [["kind", "judged", "suspects", ""]]
         for of in self.counts():
             words = "" if of.judged else "not judged"
             if of.kind != "odd" and of.suspects:
                 about = "at most" if of.kind in AT_MOST else "about"
                 words = f"{about} {of.wrong_of_first:.0f} of the first {of.first} are wrong"
-            rows.append([of.kind, f"{of.judged:,}", f"{of.suspects:,}", words])
-        return rows
-
-    def pair_table(self) -> list[list[str]]:
-        """A table of the worst pairs of names; empty where there are none."""
-        rows = [[of.name, f"→ {of.likelier}", f"{of.suspects:,}", f"{of.wrong:.1f}"] for of in self.pairs()]
-        return [["given", "likelier", "suspects", "wrong, about"], *rows] if rows else []
+            kinds.append([of.kind, f"{of.judged:,}", f"{of.suspects:,}", words])
+        pairs = [[of.name, f"→ {of.likelier}", f"{of.suspects:,}", f"{of.wrong:.1f}"] for of in self.pairs()]
+        return [kinds, [["given", "likelier", "suspects", "wrong, about"], *pairs]] if pairs else [kinds]
 
     def summary(self) -> str:
         """What was checked."""
@@ -149,58 +150,47 @@ class Checked:
             "format": self.format,
             "labels": len(self.labels),
             "pictures": self.pictures,
-            "kinds": {
-                of.kind: of._replace(wrong_of_first=round(of.wrong_of_first, 1))._asdict() for of in self.counts()
-            },
-            "pairs": [{**of._asdict(), "wrong": round(of.wrong, 2)} for of in self.pairs()],
-            "suspects": [one._asdict() for one in self.suspects],
+            "kinds": {of.kind: of._asdict() for of in self.counts()},
+            "pairs": [of._asdict() for of in self.pairs()],
+            "suspects": msgspec.to_builtins(self.suspects),
             "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()],
             "notes": list(self.notes),
         }
 
     def write(self, out: Path, files: Mapping[str, Path]) -> None:
         """Writes suspects.csv, suspects.json, labels.csv and check.html; `files` are those of the pictures."""
-        write_bytes(out / CSV, _csv(Suspect._fields, self.suspects))
-        write_bytes(out / LABELS, _csv(Label._fields, self.labels))
+        for name, row, rows in ((CSV, Suspect, self.suspects), (LABELS, Label, self.labels)):
+            text = io.StringIO(newline="")
+            table = csv.DictWriter(text, [field.name for field in fields(row)])
+            table.writeheader()
+            table.writerows(msgspec.to_builtins(rows))  # None is an empty cell
+            write_bytes(out / name, text.getvalue().encode("utf-8", "backslashreplace"))
         write_json(out / JSON, self.document())
         sections = []
         for kind, about in ABOUT.items():
-            crops: dict[str, list[tuple[Suspect, dict[str, Any] | None]]] = {}  # name → in the order of the worst
+            crops = defaultdict[str, list[tuple[Suspect, dict[str, Any] | None]]](list)  # by name, the worst first
             for one in (suspects := self.of(kind))[:ON_PAGE]:
-                crops.setdefault(one.name or one.likelier, []).append((one, _crop(one, files[one.picture])))
+                edges = [edge for edge in (one.x0, one.y0, one.x1, one.y1) if edge is not None]
+                shown, alt = None, f"{one.name or 'no label'} in {one.picture}"
+                with suppress(InputError):  # a picture may be gone since it was read
+                    shown = embedded(crop(load(files[one.picture]).image, edges), alt, quality=75, optimize=True)
+                crops[one.name or one.likelier].append((one, shown))
             sections.append((kind, about, len(suspects), crops))
         page = TEMPLATES.render(
-            "check.html", title="Labels that may be wrong", kinds=self.kinds(), pairs=self.pair_table(),
-            sections=sections, most=ON_PAGE, notes=self.notes, summary=self.summary(),
+            "check.html", title="Labels that may be wrong", lines=[self.summary(), *self.notes], tables=self.tables(),
+            sections=sections, most=ON_PAGE,
         )  # fmt: skip
         write_bytes(out / PAGE, page.encode("utf-8", "backslashreplace"))
 
 
-def _csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([head, *rows])  # None is an empty cell
-    return text.getvalue().encode("utf-8", "backslashreplace")
-
-
-def _crop(one: Suspect, file: Path) -> dict[str, Any] | None:
-    """A suspect's crop; None of a picture that is gone since it was read."""
-    try:
-        image = crop(load(file).image, [edge for edge in (one.x0, one.y0, one.x1, one.y1) if edge is not None])
-    except InputError:
-        return None
-    return embedded(image, f"{one.name or 'no label'} in {one.picture}", quality=75, optimize=True)
-
-
-def crop(image: Image.Image, edges: list[float]) -> Image.Image:
+def crop(image: Image.Image, edges: Sequence[float]) -> Image.Image:
     """The box with what is around it; the picture where there is no box."""
     if len(edges) < 4:
-        image.thumbnail((SIDE, SIDE))
-        return image
+        return ImageOps.contain(image, (SIDE, SIDE))
     box = np.clip(edges, 0, image.size * 2)
-    corners = np.concatenate(square_around(box, image.size, LEAST_CROP, AROUND)).round().astype(int).tolist()
-    part = image.crop(tuple(corners))
-    ratio = SIDE / max(part.size)
-    part = part.resize((max(1, round(part.width * ratio)), max(1, round(part.height * ratio))))
-    rectangle = captions.to_rectangle((box - np.tile(corners[:2], 2)) * ratio, part.size)
+    square = square_around(box, image.size, LEAST_CROP, AROUND).round()
+    part = ImageOps.contain(image.crop(tuple(square.astype(int).tolist())), (SIDE, SIDE))
+    ratio = part.width / (square[2] - square[0])
+    rectangle = captions.to_rectangle((box - square[[0, 1, 0, 1]]) * ratio, part.size)
     captions.draw_box(part, rectangle, name_colour(0), captions.line_width(part.size))
     return part

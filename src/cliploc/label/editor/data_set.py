@@ -16,11 +16,11 @@ from msgspec import Struct
 from cliploc.errors import UsageError
 from cliploc.formats import Box, Edit, LabelSet, PictureEdits, Size
 from cliploc.formats.reading import FORMATS
+from cliploc.label.checking import report
 from cliploc.label.checking.job import KIND as CHECK
 from cliploc.label.checking.job import LEAST
 from cliploc.label.checking.job import VERSION as CHECK_VERSION
 from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, read_set
-from cliploc.label.checking.report import JSON
 from cliploc.label.corrections import SAME
 from cliploc.label.drafts import DraftRule
 from cliploc.label.results import AnnotatedFolder
@@ -51,21 +51,6 @@ class Suspect(Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
-class CheckedSuspect(Struct):
-    """A suspect as a check writes it."""
-
-    kind: str
-    chance: float | None
-    picture: str
-    id: str
-    likelier: str
-    x0: float | None
-    y0: float | None
-    x1: float | None
-    y1: float | None
-    reason: str
-
-
 class OfSet(Struct, frozen=True):
     """Which set a run is of, or a check."""
 
@@ -78,7 +63,7 @@ class OfSet(Struct, frozen=True):
 class CheckedFile(Struct):
     """What a check writes, as far as it is read here."""
 
-    suspects: list[CheckedSuspect]
+    suspects: list[report.Suspect]
 
 
 @dataclass(frozen=True)
@@ -96,11 +81,13 @@ def open_set(source: Path, pictures: Path | None, out: Path | None) -> OpenedSet
         if pictures or out:
             raise UsageError(f"expected --pictures and --out with a data set; {source} is a run, which has both")
         return OpenedSet(source, {})
-    suspects: list[CheckedSuspect] = []
+    suspects: list[report.Suspect] = []
     labels, target = source, out or source.absolute().with_name(f"{source.absolute().stem}_review")
     if kind == CHECK:
-        if not (source / JSON).is_file():
-            raise UsageError(f"expected {JSON} in {source}, found none: run its `cliploc check` to the end first")
+        if not (source / report.JSON).is_file():
+            raise UsageError(
+                f"expected {report.JSON} in {source}, found none: run its `cliploc check` to the end first"
+            )
         with Store(source / FILE, CHECK, CHECK_VERSION) as store:
             checked = msgspec.convert(store["settings"], OfSet)
         if checked.format == FOLDERS:
@@ -110,7 +97,7 @@ def open_set(source: Path, pictures: Path | None, out: Path | None) -> OpenedSet
             pictures or Path(checked.pictures),
             out or source / "review",
         )
-        suspects = msgspec.convert(read_json(source / JSON), CheckedFile).suspects
+        suspects = msgspec.convert(read_json(source / report.JSON), CheckedFile).suspects
     data = read_set(labels, pictures, target, f"the --out folder of annotate or check, {FORMATS}")
     with locked(target), _run_of(labels, data, target) as run:
         _write_suspects(run, data, suspects)
@@ -162,7 +149,7 @@ def _visible(xyxy: Box, size_wh: Size) -> Box:
 
 
 # ------------------------------------------------------------------------------------------------------------ suspects
-def _write_suspects(run: LabellingRun, data: DataSet, checked: Sequence[CheckedSuspect]) -> None:
+def _write_suspects(run: LabellingRun, data: DataSet, checked: Sequence[report.Suspect]) -> None:
     """Writes the suspects of now; those that a person has judged stay so."""
     boxes = {one.id: {box.id: place for place, box in enumerate(one.boxes)} for one in data.pictures}
     of_picture: dict[str, list[Suspect]] = defaultdict(list)
