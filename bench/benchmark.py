@@ -36,8 +36,8 @@ from cliploc.evaluate.tasks.rows import box_columns, cells_of, table_of
 from cliploc.evaluate.tasks.worker import EvaluationWorker
 from cliploc.options import BENCHMARK
 from cliploc.runs.engine import MakeWorker, Part, Shard
-from cliploc.runs.evaluation import PICTURE, open_run
 from cliploc.runs.plan import Grid, ModelSetup
+from cliploc.runs.store import PICTURE, open_run
 from cliploc.support.reporter import SILENT, Reporter
 
 BATCH = 16

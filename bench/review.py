@@ -36,8 +36,7 @@ from bench.vit_methods import machine
 from cliploc.evaluate.data import open_dataset
 from cliploc.images.geometry import iou_matrix
 from cliploc.label.annotate import annotate
-from cliploc.label.editor.review_folder import ReviewFolder
-from cliploc.label.editor.suggest import Suggester
+from cliploc.label.editor.review_folder import ReviewFolder, Suggester
 
 HIT, GOOD = 0.5, 0.9  # IoU from which a draft belongs to a true box, and is left as it is
 EDGE = 1.5  # pixels of the screen that a drag stays inside the picture

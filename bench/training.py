@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from cliploc import towers
-from cliploc.evaluate.train.features import _tensors
+from cliploc.evaluate.train.trainer import _tensors
 from cliploc.find.heads import HEADS, HeadConfig, Seen, look, seen_needs
 from cliploc.methods import Context
 

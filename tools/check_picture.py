@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cliploc.images.reading import load
 from cliploc.label import check
-from cliploc.label.checking.report import SIDE, crop
+from cliploc.label.checking.job import SIDE, crop
 from cliploc.support.files import demo_folder
 
 OUT = Path(__file__).parents[1] / "docs/check.jpg"

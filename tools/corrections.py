@@ -31,13 +31,12 @@ from cliploc.evaluate.tasks.task import class_entries
 from cliploc.find.prompts import Labels
 from cliploc.images.geometry import iou_matrix
 from cliploc.label.annotate import annotate
-from cliploc.label.draft_scores import work_on
+from cliploc.label.drafts import work_on
 from cliploc.label.results import AnnotatedFolder, reviewed_pictures
 from cliploc.label.teach.teach import School
 from cliploc.options import Options
 from cliploc.runs.label_store import Correction, LabellingRun, TaughtPicture
-from cliploc.runs.picture_files import FoundPictures, PictureFile, by_path
-from cliploc.runs.samples import PromptedPicture
+from cliploc.runs.picture_files import FoundPictures, PictureFile, PromptedPicture, by_path
 from cliploc.runs.store import FILE
 from cliploc.values import FloatArray
 

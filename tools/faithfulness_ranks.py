@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from cliploc.evaluate.tasks.faithfulness.job import NUMBER_COLUMNS, ValueTally
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
 from cliploc.evaluate.tasks.task import summed_up
-from cliploc.runs.evaluation import rows_in
+from cliploc.runs.store import rows_in
 
 DRAWS = 2000
 OfMethod = dict[str, dict[str, float | None]]  # picture → number → value

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cliploc.evaluate.tasks.faithfulness.judged import area
-from cliploc.runs.evaluation import rows_in
+from cliploc.evaluate.tasks.faithfulness.measure import area
+from cliploc.runs.store import rows_in
 
 ALL = 224
 

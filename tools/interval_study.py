@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.evaluate import metrics
-from cliploc.runs.evaluation import rows_in
+from cliploc.runs.store import rows_in
 
 SETS, SIZES = 400, (50, 100, 300, 677)
 Right = npt.NDArray[np.float32]  # [n, τ] whether each picture is right at each τ

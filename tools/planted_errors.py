@@ -17,8 +17,8 @@ from sklearn.metrics import roc_auc_score
 from cliploc import Localizer
 from cliploc.images.reading import load
 from cliploc.label.checking import judge
+from cliploc.label.checking.judge import Reading, read_picture
 from cliploc.label.checking.labels import read_set
-from cliploc.label.checking.regions import Reading, read_picture
 from cliploc.values import Floats
 
 KINDS = ("random", "frequent", "in the picture")

@@ -16,8 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from cliploc.draw.overlay import paint_map
-from cliploc.evaluate.tasks.faithfulness.judged import spearman
-from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness
+from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, spearman
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
 from cliploc.evaluate.tasks.faithfulness.metrics.randomisation import SHARES
 from cliploc.images.reading import load

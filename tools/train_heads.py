@@ -27,8 +27,7 @@ from cliploc import towers
 from cliploc.evaluate.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map, largest_hits
 from cliploc.evaluate.metrics.max_box_acc import LocalizationAccuracy
 from cliploc.evaluate.train.train_settings import TrainSettings
-from cliploc.evaluate.train.trainer import train
-from cliploc.evaluate.train.training_set import read_csv
+from cliploc.evaluate.train.trainer import read_csv, train
 from cliploc.find import prompts
 from cliploc.find.heads import SemanticHead, load_head, look
 from cliploc.find.texts import embed

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from torchvision.ops import batched_nms
 
 from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.boxes.parts import climb, divide
+from cliploc.boxes.components import climb, divide
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import JudgedMap
 from cliploc.evaluate.metrics.boxes_at_threshold import VLScoreRule

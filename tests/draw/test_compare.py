@@ -12,7 +12,7 @@ from cliploc.draw import comparison, sheet
 from cliploc.draw.colours import INK, NAME_COLOURS, PAPER, text_colour
 from cliploc.draw.comparison import MOST_CELLS, ModelResults, cell_caption, check_cells, draw_comparison
 from cliploc.errors import UsageError
-from cliploc.evaluate.tasks.segmentation.page import class_colours
+from cliploc.evaluate.tasks.segmentation.job import class_colours
 from tests.draw.conftest import Build
 
 RED, NAMES = (200, 30, 40), ("cat", "dog", "bird")

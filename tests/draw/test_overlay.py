@@ -20,13 +20,13 @@ from cliploc.document import to_document
 from cliploc.draw import captions
 from cliploc.draw.colours import VEIL_OPACITY, heat_colours, name_colour
 from cliploc.draw.html import TEMPLATES
-from cliploc.draw.label_maps import label_picture
 from cliploc.draw.overlay import (
     MOST_PANELS,
     OPACITY,
     _paneled,
     boxes_to_draw,
     draw_overlay,
+    label_picture,
     run_line,
     scaled,
     sheet,

@@ -13,7 +13,7 @@ from cliploc.evaluate.tasks.judges import judge_sample
 from cliploc.evaluate.tasks.rows import box_columns, cells_of, rounded, sample_facts, table_of
 from cliploc.evaluate.tasks.task import summed_up
 from cliploc.evaluate.tasks.worker import thumb
-from cliploc.runs.evaluation import PICTURE, Row, open_run
+from cliploc.runs.store import PICTURE, Row, open_run
 from cliploc.values import Sample
 
 REASON = "damaged <b>& broken</b>: download it again"

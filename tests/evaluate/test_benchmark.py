@@ -35,9 +35,8 @@ from cliploc.images.geometry import iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.methods import baselines
 from cliploc.options import BENCHMARK
-from cliploc.runs.evaluation import rows_in
 from cliploc.runs.plan import Grid, ModelSetup, shard_size
-from cliploc.runs.store import FILE
+from cliploc.runs.store import FILE, rows_in
 from cliploc.support.reporter import Reporter
 from tests.commands import begun, cliploc_, create_once, refused, succeeded
 from tests.evaluate import samples

@@ -19,7 +19,7 @@ from cliploc.evaluate.tasks.page import write_report
 from cliploc.evaluate.tasks.paired import PerPicture, compared, holm
 from cliploc.evaluate.tasks.report import read_run
 from cliploc.evaluate.tasks.tables import Cell, seven_digits, to_latex
-from cliploc.runs.evaluation import open_run, rows_in
+from cliploc.runs.store import open_run, rows_in
 from tests.html_reader import CLOSING, IMAGE, Reader
 
 from .benchmark_folder import CLASSES, WNIDS, make_folder
@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports whose figures nobody looks at: matplotlib takes longer than all the rest."""
-    monkeypatch.setattr("cliploc.evaluate.tasks.figures._svg", lambda *_: "<svg></svg>")
+    monkeypatch.setattr("cliploc.evaluate.tasks.tables._svg", lambda *_: "<svg></svg>")
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 
 from cliploc.evaluate.metrics import Bootstrap
 from cliploc.evaluate.tasks.faithfulness.job import ValueTally
-from cliploc.evaluate.tasks.faithfulness.judged import area
+from cliploc.evaluate.tasks.faithfulness.measure import area
 from cliploc.evaluate.tasks.task import summed_up
-from cliploc.runs.evaluation import rows_in
+from cliploc.runs.store import rows_in
 from tests.commands import CAT, cliploc_, document_of, succeeded
 from tests.evaluate.samples import judged_here, wsol_folder
 

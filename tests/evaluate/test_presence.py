@@ -19,9 +19,9 @@ from cliploc.evaluate.tasks.presence.job import COLUMNS, PresenceTally
 from cliploc.evaluate.tasks.task import summed_up
 from cliploc.find.calibration import OF_BOX, OF_NAME, load_calibration, package_calibration, reliability
 from cliploc.label.results import reviewed_pictures
-from cliploc.runs.evaluation import rows_in
+from cliploc.runs.picture_files import PromptedPicture
 from cliploc.runs.plan import as_setting
-from cliploc.runs.samples import PromptedPicture
+from cliploc.runs.store import rows_in
 from cliploc.support.reporter import SILENT
 from tests import commands
 from tests.commands import CAT, PHOTOS, cliploc_, localizer_of, refused, succeeded

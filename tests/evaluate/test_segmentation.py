@@ -18,8 +18,8 @@ from cliploc.evaluate.tasks.segmentation.job import COLUMNS, evaluate_labels, ru
 from cliploc.find.segmentation.protocol import classes_of, protocol_of
 from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.localizer import Localizer
-from cliploc.runs.evaluation import open_run, rows_in
-from cliploc.runs.samples import LabelledPicture
+from cliploc.runs.picture_files import LabelledPicture
+from cliploc.runs.store import open_run, rows_in
 from tests.commands import cliploc_, document_of, succeeded
 from tests.evaluate.data import labelled
 

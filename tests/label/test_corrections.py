@@ -27,7 +27,7 @@ from cliploc.label.corrections import (
     read_corrections,
     with_masks,
 )
-from cliploc.label.draft_scores import LabelScore, Work, score_drafts, work_on
+from cliploc.label.drafts import LabelScore, Work, score_drafts, work_on
 from cliploc.runs.label_store import Candidate, Candidates, Correction
 from tests.commands import check_refusal
 from tests.label.annotated import annotated

@@ -20,7 +20,7 @@ from cliploc.find.learnt import load_learnt
 from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.images.rle import decode, encode
 from cliploc.label.annotate import annotate
-from cliploc.label.draft_scores import Work, work_on
+from cliploc.label.drafts import Work, work_on
 from cliploc.label.results import AnnotateResult
 from cliploc.label.teach.lessons import packed
 from cliploc.label.teach.teach import AGREED, FEWEST, FEWEST_REVIEWED, Appearance, School, _inside, _Presence, gains

@@ -15,7 +15,7 @@ from rich.progress import Progress, TaskID
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import open_dataset
 from cliploc.evaluate.tasks.evaluate import evaluate_folder
-from cliploc.evaluate.train.training_set import read_folder
+from cliploc.evaluate.train.trainer import read_folder
 from cliploc.label.annotate import annotate
 from cliploc.localizer import Localizer
 from cliploc.methods import methods

@@ -26,10 +26,9 @@ from cliploc.find.segmentation.protocol import protocol_for
 from cliploc.images.exemplars import Exemplar
 from cliploc.options import BENCHMARK, FaithfulnessOptions
 from cliploc.runs.engine import Shard
-from cliploc.runs.evaluation import Row
+from cliploc.runs.picture_files import LabelledPicture
 from cliploc.runs.plan import ModelSetup, Setting
-from cliploc.runs.samples import LabelledPicture
-from cliploc.runs.store import Store, differences_of
+from cliploc.runs.store import Row, Store, differences_of
 from cliploc.support.reporter import SILENT, Reporter
 from tests.commands import python
 from tests.tiny import tower

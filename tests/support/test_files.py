@@ -29,8 +29,15 @@ from cliploc.find.learnt import load_learnt
 from cliploc.images.reading import load
 from cliploc.label.corrections import read_corrections
 from cliploc.runs.engine import failure_reason
-from cliploc.support.documents import DocumentError, parse_json, read_bytes, read_text
-from cliploc.support.files import locked, write_atomic, write_atomic_folder
+from cliploc.support.files import (
+    DocumentError,
+    locked,
+    parse_json,
+    read_bytes,
+    read_text,
+    write_atomic,
+    write_atomic_folder,
+)
 from cliploc.support.process import OTHER_WAIT_VARIABLES, PASSIVE, out_of_memory
 from cliploc.towers._weights import read_checkpoint
 from tests.commands import CAT, begun, cliploc_, python, refused

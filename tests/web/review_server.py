@@ -8,8 +8,7 @@ import numpy as np
 from PIL import Image
 
 from cliploc.label.annotate import annotate
-from cliploc.label.editor.review_folder import ReviewFolder
-from cliploc.label.editor.suggest import Suggester
+from cliploc.label.editor.review_folder import ReviewFolder, Suggester
 from tests.commands import PHOTOS
 from tests.label.labelled import corrections
 from tests.web.asking import running

@@ -17,11 +17,10 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 from cliploc import towers
 from cliploc.label.annotate import annotate
 from cliploc.label.editor import app as review_editor
-from cliploc.label.editor.review_folder import ReviewFolder
-from cliploc.label.editor.suggest import Suggester
+from cliploc.label.editor.review_folder import ReviewFolder, Suggester
 from cliploc.label.label_studio import app as backend
 from cliploc.web.find import application
-from cliploc.web.guard import Hosts
+from cliploc.web.server import Hosts
 from tests.tiny import tower
 from tests.web.asking import FORM, running, service
 from tests.web.test_label_studio import predictor

@@ -15,7 +15,7 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
-from cliploc.web.guard import Hosts, RefusedError
+from cliploc.web.server import Hosts, RefusedError
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import MOST_LETTERS, Settings
 from tests.commands import check_refusal, cliploc_

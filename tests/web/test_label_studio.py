@@ -21,12 +21,10 @@ from PIL import Image, ImageDraw
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'cliploc[web]'")
 
 from cliploc.errors import CliplocError, InputError, UsageError
-from cliploc.label.label_studio.app import application
-from cliploc.label.label_studio.predictor import Predictor, Task, read_labelling
-from cliploc.label.label_studio.task_pictures import PictureSource
+from cliploc.label.label_studio.app import PictureSource, Predictor, Task, application, read_labelling
 from cliploc.localizer import Localizer
 from cliploc.options import MIN_SCORE, Options
-from cliploc.web.guard import Hosts
+from cliploc.web.server import Hosts
 from tests.commands import check_refusal, cliploc_
 from tests.tiny import tower
 from tests.web.asking import CAT, DEMO, running, sent

@@ -14,11 +14,9 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 from cliploc.errors import UsageError
 from cliploc.images.geometry import iou_matrix
 from cliploc.label.editor.review_folder import ReviewFolder
-from cliploc.label.label_studio.app import application
-from cliploc.label.label_studio.predictor import Predictor
-from cliploc.label.label_studio.task_pictures import PictureSource
+from cliploc.label.label_studio.app import PictureSource, Predictor, application
 from cliploc.options import Options
-from cliploc.web.guard import Hosts
+from cliploc.web.server import Hosts
 from tests.commands import cliploc_
 from tests.web.asking import running, sent
 from tests.web.review_server import COUNT, NAME, OPTIONS, corrections, make

@@ -20,8 +20,8 @@ from PIL import Image
 from cliploc import towers
 from cliploc.images.exemplars import Exemplar
 from cliploc.localizer import Localizer
-from cliploc.web.guard import RefusedError
 from cliploc.web.runs import AT_ONCE, Runs, StoppedError
+from cliploc.web.server import RefusedError
 from cliploc.web.service import Offer, Service
 from cliploc.web.uploads import Store
 from tests.commands import create_once, localizer_of

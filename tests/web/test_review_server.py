@@ -24,8 +24,7 @@ from cliploc.images import rle
 from cliploc.label.annotate import annotate
 from cliploc.label.corrections import ReviewedPicture, review_of
 from cliploc.label.editor import review_folder
-from cliploc.label.editor.review_folder import ReviewFolder
-from cliploc.label.editor.suggest import FLAT, Suggester, options_of, valley
+from cliploc.label.editor.review_folder import FLAT, ReviewFolder, Suggester, options_of, valley
 from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.label_store import LabellingRun
 from cliploc.support.files import locked

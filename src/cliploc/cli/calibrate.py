@@ -10,7 +10,7 @@ from cliploc.cli import options as cli
 from cliploc.cli import output
 from cliploc.cli.terminal import Terminal, titled
 from cliploc.options import words_of
-from cliploc.runs.samples import PromptedDataset
+from cliploc.runs.picture_files import PromptedDataset
 from cliploc.runs.store import FILE
 from cliploc.support.files import Inputs
 from cliploc.support.imports import check_installed

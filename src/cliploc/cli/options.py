@@ -330,7 +330,7 @@ def class_names(text: str) -> list[str]:
     """Names separated by commas, or the lines of a file."""
     if not Path(text).is_file():
         return list(core.parse_list(text))
-    from cliploc.support.documents import lines_of
+    from cliploc.support.files import lines_of
 
     lines = [line.strip() for line in lines_of(text)]
     return [line for line in lines if line and not line.startswith("#")]

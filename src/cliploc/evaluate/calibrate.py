@@ -19,7 +19,7 @@ from cliploc.find.recipes import settings_of
 from cliploc.find.second_look import best_of_names
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.runs import evaluation, plan
+from cliploc.runs import plan, store
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Floats
 
@@ -152,7 +152,7 @@ class ExamplesJudge(worker.NameJudge):
         setting: plan.Setting,  # noqa: ARG002
         heat: Localization | None,
         reporter: Reporter,  # noqa: ARG002
-    ) -> evaluation.Row:
+    ) -> store.Row:
         if heat is None:
             return {column.name: [] for column in fields(Examples)}
         examples = examples_in(heat, heat.names, seen.truth(heat.image.size))
@@ -172,7 +172,7 @@ def calibrate(localizer: Localizer, dataset: PromptedDataset, out: Path, reporte
     )  # fmt: skip
     pictures = [
         Examples(**{column.name: _column(row[column.name], column.name) for column in fields(Examples)})
-        for row in evaluation.rows_in(out)
+        for row in store.rows_in(out)
         if row["status"] == "ok" and row["all_present"]
     ]
     reporter.phase("fit")

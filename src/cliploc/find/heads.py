@@ -24,8 +24,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import ModelError, UsageError, first_line
 from cliploc.methods import Context, mean_attention, patches_of
-from cliploc.support.documents import Width
-from cliploc.support.files import user_path, write_output
+from cliploc.support.files import Width, user_path, write_output
 from cliploc.towers.tower import Backbone, Needs, TowerKind, tensors_digest
 
 FORMAT = 2  # file format of a saved head

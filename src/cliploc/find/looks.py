@@ -5,24 +5,23 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache, partial, reduce
 from operator import or_
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import towers
-from cliploc.errors import ModelError
+from cliploc.errors import ModelError, UsageError
 from cliploc.find.learnt import Redrawn
-from cliploc.find.memory import Remembered, once
-from cliploc.find.prepare import Prepared, stacked
-from cliploc.find.running import Progress
+from cliploc.find.prepare import Prepared, Progress, stacked, torch_modes
 from cliploc.find.tasks import Task
-from cliploc.find.texts import Texts
+from cliploc.find.texts import Remembered, Texts, once
 from cliploc.images.geometry import Frame, Mosaic
-from cliploc.methods import Context, min_max, raw_maps
+from cliploc.methods import Context, differentiable, leaf, min_max, patches_of, raw_maps
+from cliploc.methods.legrad import block_gradients
 from cliploc.options import Options
-from cliploc.towers.tower import Backbone, Guide, Needs, Trace
+from cliploc.towers.tower import Backbone, Guide, Needs, Trace, TransformerBackbone, as_transformer
 from cliploc.values import TextSet
 
 VALUES_AT_ONCE = 2**22  # of maps over the whole input that are in memory together: 16 MB, with about five copies
@@ -323,3 +322,145 @@ class StitchedFeatures:
                 features[b] = stitched.flip(-1) if self._flipped else stitched
             features_of[stage] = features
         return features_of
+
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, eq=False)
+class Inside:
+    """One picture's forward pass, at the first scale and not mirrored, and the method's raw map.
+
+    Blocks and stages count from the end: −1 is the last. L is the number of a ViT's blocks, H of their heads, T of
+    their tokens (class token and registers first, then the h·w patches row by row), d their width, D the joint space's
+    size, P the number of names. All tensors are on the model's device.
+    """
+
+    names: tuple[str, ...]  # as asked for
+    text: Tensor  # [P, D] float32, unit norm: the names' embeddings; their products with `embedding` are cosines
+    raw: Tensor  # [P, h, w] float32, the method's map on the feature grid, before ReLU, scaling and refinements
+    images: Tensor  # [1, 3, H, W] the normalised input
+    frame: Frame  # how the picture lies in the input
+    trace: Trace  # all that the forward pass kept; see `cliploc.towers.tower.Trace`
+    backbone: Backbone  # the model
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """`(h, w)`."""
+        return self.trace.grid
+
+    @property
+    def embedding(self) -> Tensor:
+        """`[D]` float32, unit norm, of the whole picture."""
+        return self.trace.embedding[0]
+
+    @property
+    def tower(self) -> TransformerBackbone:
+        """The model, known to be a ViT."""
+        return as_transformer(self.backbone)
+
+    def features(self, stage: int = -1) -> Tensor:
+        """A stage's features `[C, h, w]`; of a ViT the patches entering a block, `[d, h, w]`."""
+        return _stored(self.trace.features, stage, "stage")[0]
+
+    def tokens(self, block: int = -1) -> Tensor:
+        """The tokens leaving a ViT's block, `[T, d]`."""
+        return _stored(self.trace.tokens, block, "block")[0]
+
+    def attention(self, block: int = -1) -> Tensor:
+        """A ViT's attention in a block after the softmax, `[H, T, T]` float32: rows are queries."""
+        return _stored(self.trace.attention, block, "block")[0]
+
+    def projections(self, block: int = -1) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a ViT's block, each `[H, T, d/H]`."""
+        q, k, v = _stored(self.trace.projections, block, "block")
+        return q[0], k[0], v[0]
+
+    def class_attention(self, block: int = -1) -> Tensor:
+        """How much a block's class token attends to each patch, by head: `[H, h, w]`."""
+        if not self.tower.prefix_tokens:
+            raise UsageError(f"expected a class token, got {self.backbone.name}, which has none: use attention(block)")
+        return self._on_grid(self.attention(block)[:, 0])
+
+    def cosines(self) -> Tensor:
+        """Cosine of each place's joint-space reading with each name, `[P, h, w]`; a ViT's by MaskCLIP's value path."""
+        with torch_modes(self.backbone.device):
+            dense = F.normalize(self.backbone.dense(self.trace)[0], dim=0)  # [D, h, w]
+            text = self.tower.patch_texts(self.text) if self.backbone.kind == "vit" else self.text
+            return torch.einsum("pd,dhw->phw", text, dense)
+
+    def block_maps(self) -> Tensor:
+        """Cosine of each patch leaving each block with each name, `[L, P, h, w]`, the first block first.
+
+        Each block's tokens are read by the model's own head, as if the tower ended there ("logit lens").
+        """
+        with torch_modes(self.backbone.device):
+            maps = []
+            for block in range(-self.tower.depth, 0):
+                patches = self.tokens(block)[None, self.tower.prefix_tokens :]  # [1, N, d]
+                read = F.normalize(self.tower.read_tokens(patches)[0], dim=-1)  # [N, D]
+                maps.append(self._on_grid(self.tower.patch_texts(self.text) @ read.T))
+            return torch.stack(maps)
+
+    def head_maps(self, block: int = -1) -> Tensor:
+        """LeGrad's map of a block by head, `[P, H, h, w]`: mean over queries of ReLU(∂s/∂A).
+
+        s is the cosine of a name with the embedding of the tokens leaving this block, A the block's attention. The mean
+        over heads is this block's map in `cliploc.methods.legrad`. With an attention pool, A is the pool's.
+        """
+        with torch_modes(self.backbone.device):
+            with torch.enable_grad():
+                end = self.tower.end(_stored(self.trace.entering, block, "block"), block, self.grid)
+                products, values = block_gradients(self._context, end, at_once=False)
+                by_prompt = [gradient[0, 0] for gradient in products]  # each [H, T, d/H] or [H, 1, T]
+            if values is not None:
+                by_prompt = [gradient @ values[0] for gradient in by_prompt]  # each [H, T, T]
+            return self._on_grid(torch.stack([gradient.relu().mean(dim=-2) for gradient in by_prompt]))
+
+    @property
+    def _context(self) -> Context:
+        """What the helpers of the methods read; its text is the names', with nothing subtracted."""
+        return Context(lambda: self.images, self.text[None], self.trace, self.backbone)
+
+    def _on_grid(self, rows: Tensor) -> Tensor:
+        """`[…, T]` or `[…, N]` → `[…, h, w]` of the patches."""
+        return patches_of(self._context, rows)
+
+
+def look_inside(
+    backbone: Backbone,
+    texts: Texts,
+    guide: Guide | None,
+    task: Task,
+    item: Prepared,
+    needs: Needs | None,
+    *,
+    graph: bool = False,
+) -> Inside:
+    """One pass of one picture that keeps `needs` (None: all of a ViT, two CNN stages), and the method's raw map."""
+    everything = Needs(features=(-1, backbone.middle_stage))
+    if backbone.kind == "vit":
+        everything |= Needs(tokens="all", attention="all", projections="all", dense=1)
+    wanted = task.needs | (everything if needs is None else needs)
+    pixels = item.inputs[0][None].contiguous().to(backbone.device).float() / 255  # [1, 3, H, W]
+    images = backbone.normalize(pixels)
+    text = texts.embed(item.texts)  # [P, D]
+    with differentiable() if graph else nullcontext():
+        if graph:
+            wanted = replace(wanted, ends=()) | Needs(tokens=wanted.ends)  # the ends of blocks have graphs of their own
+            images, text = leaf(images), text.clone()
+        trace = (backbone.run if graph else backbone.trace)(images, wanted)
+    seen: Callable[[], Tensor] | None = None if guide is None else lambda: guide.features(pixels)
+    names, empty_name = texts.directions(item.texts)[None], partial(texts.empty_name, item.texts)
+    context = Context(
+        lambda: images, names, trace, backbone, empty_name=empty_name, words=[item.texts.synonyms], guide=seen
+    )
+    raw = raw_maps(task.method, context, task.options)[0]
+    return Inside(item.texts.names, text, raw, images, item.frames[0], trace, backbone)
+
+
+def _stored(values: Mapping[int, V], index: int, what: str) -> V:
+    if index not in values:
+        stored = ", ".join(map(str, sorted(values))) or "none"
+        raise UsageError(f"expected a {what} that the trace kept ({stored}), got {index}: ask for it with needs")
+    return values[index]

@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from cliploc.errors import CliplocWarning, UsageError, first_line
 from cliploc.options import parse_share
-from cliploc.support.documents import read_text
-from cliploc.support.files import user_path
+from cliploc.support.files import read_text, user_path
 from cliploc.values import TextSet
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)

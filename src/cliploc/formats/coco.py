@@ -13,8 +13,7 @@ import numpy as np
 from cliploc import formats
 from cliploc.formats import Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, number
 from cliploc.images import rle
-from cliploc.support.documents import parse_json, read_bytes
-from cliploc.support.files import write_atomic
+from cliploc.support.files import parse_json, read_bytes, write_atomic
 
 Id = int | str
 
@@ -211,7 +210,7 @@ class Coco(formats.Export):
 
 def _segmentation(code: rle.Rle) -> dict[str, Any]:
     """A mask and its area; COCO's polygons know no holes, so that a mask with holes is run lengths."""
-    from cliploc.boxes.outlines import outlines  # its package needs torch
+    from cliploc.boxes.masks import outlines  # its package needs torch
 
     area = int(rle.counts_of(code)[1::2].sum())
     part, left, top = rle.part_of(code)

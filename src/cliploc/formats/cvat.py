@@ -11,8 +11,7 @@ import numpy as np
 from cliploc import formats
 from cliploc.formats import ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, attributes
 from cliploc.images import rle
-from cliploc.support.documents import finite, integer, parse_xml, read_bytes, xml_again
-from cliploc.support.files import write_atomic
+from cliploc.support.files import finite, integer, parse_xml, read_bytes, write_atomic, xml_again
 
 EDGES = ("xtl", "ytl", "xbr", "ybr")
 OF_SHAPES = {"points", "rle", "left", "top", "width", "height"}  # of polygons and masks

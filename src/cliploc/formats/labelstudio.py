@@ -14,8 +14,7 @@ from cliploc.draw.colours import as_hex, name_colour
 from cliploc.formats import LabelledBox, LabelSet, PictureLabels, attributes, number
 from cliploc.images import rle
 from cliploc.images.reading import SUFFIXES
-from cliploc.support.documents import parse_json, read_bytes
-from cliploc.support.files import write_atomic
+from cliploc.support.files import parse_json, read_bytes, write_atomic
 
 Kind = Literal["rectanglelabels", "polygonlabels"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -137,7 +136,7 @@ class LabelStudio(formats.Export):
 
 
 def _task(picture: formats.AnnotatedPicture, settings: formats.ExportSettings) -> dict[str, Any]:
-    from cliploc.boxes.outlines import merged  # its package needs torch
+    from cliploc.boxes.masks import merged  # its package needs torch
 
     result = []
     for i, (box, score, label) in enumerate(formats.rows(picture)):

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from cliploc.errors import UsageError
 from cliploc.formats import LabelSet, coco, cvat, flat_stem, labelstudio, table, voc, yolo
-from cliploc.support.documents import read_json, read_xml
+from cliploc.support.files import read_json, read_xml
 
 FORMATS = "COCO's JSON, Label Studio's JSON, CVAT's XML, a CSV table, or a folder in YOLO's or VOC's layout"
 UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, OSError, RecursionError)

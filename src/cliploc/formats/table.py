@@ -8,8 +8,7 @@ from pathlib import Path
 
 from cliploc import formats
 from cliploc.formats import Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, number
-from cliploc.support.documents import read_bytes, read_text
-from cliploc.support.files import write_atomic
+from cliploc.support.files import read_bytes, read_text, write_atomic
 
 EDGES = ("x0", "y0", "x1", "y1")
 HEAD = ("path", "label", "score", "x0", "y0", "x1", "y1", "width", "height", "certainty", "state")

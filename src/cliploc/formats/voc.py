@@ -17,8 +17,7 @@ from cliploc.errors import UsageError
 from cliploc.formats import AnnotatedPicture, Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures
 from cliploc.images import rle
 from cliploc.images.reading import small_png
-from cliploc.support.documents import finite, integer, parse_xml, read_bytes, read_xml, xml_again
-from cliploc.support.files import write_atomic_folder
+from cliploc.support.files import finite, integer, parse_xml, read_bytes, read_xml, write_atomic_folder, xml_again
 
 VOID = 255  # in PNGs of 8 bits, pixels that are no object's
 MOST = 254  # values of a PNG between 0, the background, and `VOID`

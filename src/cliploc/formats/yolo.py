@@ -12,8 +12,7 @@ from cliploc import formats
 from cliploc.errors import UsageError
 from cliploc.formats import Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures
 from cliploc.images import rle
-from cliploc.support.documents import finite, integer, read_bytes, read_text, read_yaml
-from cliploc.support.files import write_atomic_folder
+from cliploc.support.files import finite, integer, read_bytes, read_text, read_yaml, write_atomic_folder
 
 CLASS_LISTS = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")  # FiftyOne and Label Studio write the last two
 
@@ -166,7 +165,7 @@ class Yolo(formats.Export):
 
 def _outline(label: int, code: rle.Rle) -> str:
     """A mask's line: its corners a quarter of a pixel inside, for readers that round down or round."""
-    from cliploc.boxes.outlines import merged  # its package needs torch
+    from cliploc.boxes.masks import merged  # its package needs torch
 
     height, width = rle.hw_of(code)
     part, left, top = rle.part_of(code)

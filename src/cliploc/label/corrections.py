@@ -14,7 +14,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
 from cliploc.formats import LabelledBox, LabelSet, labelstudio, read_list, reading
 from cliploc.images import geometry, rle
-from cliploc.images.polygons import draw_all, outlines_of
+from cliploc.images.rle import draw_all, outlines_of
 from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.label_store import Candidates, Correction
 

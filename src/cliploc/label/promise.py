@@ -10,8 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from msgspec import Struct
 
-from cliploc.label.draft_scores import IOU, fits_of
-from cliploc.label.drafts import View
+from cliploc.label.drafts import IOU, View, fits_of
 from cliploc.values import Floats
 
 SURE = 0.95

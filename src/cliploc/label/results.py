@@ -18,13 +18,11 @@ from cliploc.errors import InputError, UsageError
 from cliploc.find import prompts
 from cliploc.formats import AnnotatedPicture, Export, ExportSettings, pictures_of
 from cliploc.images.rle import Rle
-from cliploc.label.draft_scores import LabelScore, score_drafts
-from cliploc.label.drafts import DraftRule, Prior, View, choose
+from cliploc.label.drafts import DraftRule, LabelScore, Prior, View, choose, score_drafts
 from cliploc.label.editor.page import ReviewPicture
 from cliploc.label.promise import FEWEST, SURE, Look, NameCount, Sample, fewest, look_at
 from cliploc.runs.label_store import Candidates, Correction, LabellingRun, Saved, TaughtPicture
-from cliploc.runs.picture_files import PictureFile, by_path, content_digest
-from cliploc.runs.samples import PromptedDataset, PromptedPicture
+from cliploc.runs.picture_files import PictureFile, PromptedDataset, PromptedPicture, by_path, content_digest
 from cliploc.support.files import write_bytes, write_json
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import ClassName, Floats, Problem

@@ -6,20 +6,79 @@ import hashlib
 import itertools
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.formats import exports
-from cliploc.images.reading import SUFFIXES
+from cliploc.images.reading import SUFFIXES, LabelMap, load
 from cliploc.options import short
-from cliploc.runs import engine, samples, store
-from cliploc.support.documents import lines_of
-from cliploc.support.files import DEMO, AnyPath, demo_folder, demo_names, picture_path, user_path
-from cliploc.values import Sample
+from cliploc.runs import engine, store
+from cliploc.support.files import DEMO, AnyPath, demo_folder, demo_names, lines_of, picture_path, user_path
+from cliploc.values import DatasetSplit, FloatArray, Sample
+
+Size = tuple[int, int]  # width and height
+
+
+class TrueLabels(Protocol):
+    """Where the true label map of a picture comes from."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it is read from, beside the picture's."""
+        ...
+
+    @property
+    def facts(self) -> list[Any]:
+        """What distinguishes it from another label map, as plain values without the dataset's folder."""
+        ...
+
+    def read(self) -> LabelMap:
+        """`[H, W]` labels; 255 for pixels that do not count."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelledPicture:
+    """A picture with a true label map."""
+
+    id: str  # unique in its dataset; may hold sub-folders
+    path: Path  # the picture, or the file that it is in
+    size_wh: Size  # width and height of the picture and of its label map; 0, 0 until the picture's file is checked
+    truth: TrueLabels  # its label map
+    # what is asked for if each picture has one name of its own (ImageNet-Segmentation); None: all classes
+    name: str | None = None
+    decode: Callable[[], Image.Image] | None = None  # reads the picture, if `path` is not a picture file
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of this picture alone; none of a file that holds all pictures."""
+        return () if self.decode is not None else (self.path, *self.truth.files)
+
+    def picture(self) -> Image.Image:
+        """The picture, RGB."""
+        return load(self.path).image if self.decode is None else self.decode()
+
+
+@dataclass(frozen=True)
+class PromptedPicture:
+    """A picture with the names to ask."""
+
+    id: str  # its path below the dataset's folder
+    path: Path
+    size_wh: Size  # of the original picture, to which the boxes belong
+    labels: tuple[int, ...]  # to ask, in order
+    truth: Mapping[int, FloatArray]  # label → its boxes `[m, 4]`, of those that are there
+
+
+PromptedDataset: TypeAlias = DatasetSplit[PromptedPicture]
+LabelledDataset: TypeAlias = DatasetSplit[LabelledPicture]
+
 
 LISTS = (".txt", ".lst", ".list")
 NO_PICTURE, RESULTS, CLOSED = "without a picture's extension", "of results", "that cannot be read"
@@ -171,14 +230,14 @@ def bad_name(name: str) -> str | None:
     return "its name holds a control character: rename it" if "Cc" in kinds else None
 
 
-SampleLike: TypeAlias = Sample | samples.LabelledPicture | samples.PromptedPicture | PictureFile
+SampleLike: TypeAlias = Sample | LabelledPicture | PromptedPicture | PictureFile
 
 
 def files_of(sample: SampleLike) -> list[Path]:
     """The files that a sample's row depends on: its picture and masks."""
-    if isinstance(sample, samples.LabelledPicture):
+    if isinstance(sample, LabelledPicture):
         return list(sample.files)
-    if isinstance(sample, PictureFile | samples.PromptedPicture):
+    if isinstance(sample, PictureFile | PromptedPicture):
         return [sample.path]
     return [sample.path, *sample.masks, *([] if sample.ignore is None else [sample.ignore])]
 

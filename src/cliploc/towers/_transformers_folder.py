@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import MissingWeightsError, ModelError, first_line
-from cliploc.support.documents import DocumentError, WeightIndex, read_json
+from cliploc.support.files import DocumentError, WeightIndex, read_json
 from cliploc.support.imports import install, not_installed
 from cliploc.towers._layers import resize_positions, resolve_precision
 from cliploc.towers._transformer import BlockAdapter, QueryPool, TransformerBackbone

@@ -26,8 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cliploc.errors import MissingWeightsError, ModelError, first_line
-from cliploc.support.documents import OpenClipConfig, read_json
-from cliploc.support.files import user_path
+from cliploc.support.files import OpenClipConfig, read_json, user_path
 from cliploc.support.process import out_of_memory
 from cliploc.towers import _transformers_folder as transformers_folder
 

@@ -15,8 +15,7 @@ from PIL import Image
 from cliploc import Localization, Reporter
 from cliploc.document import to_document
 from cliploc.draw.comparison import ModelResults, draw_comparison
-from cliploc.draw.label_maps import label_legend, label_picture
-from cliploc.draw.overlay import draw_overlay, fit_within, scaled
+from cliploc.draw.overlay import draw_overlay, fit_within, label_legend, label_picture, scaled
 from cliploc.draw.sheet import MAX_SIDE
 from cliploc.find.recipes import Recipe
 from cliploc.formats import AnnotatedPicture, ExportSettings, exports

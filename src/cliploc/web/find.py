@@ -17,13 +17,11 @@ from starlette.routing import Route
 from cliploc.find.prompts import TEMPLATE_SETS
 from cliploc.images.demo import demo_photos
 from cliploc.options import POLICIES
-from cliploc.web.answers import Answers
-from cliploc.web.guard import Gate, Hosts, RefusedError
-from cliploc.web.server import asset_routes, listen, run, unknown
+from cliploc.web.server import Gate, Hosts, RefusedError, asset_routes, listen, run, unknown
 from cliploc.web.service import Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, WINDOWS, Settings
 from cliploc.web.uploads import Store
-from cliploc.web.view import TEMPLATES, menu_of
+from cliploc.web.view import TEMPLATES, Answers, menu_of
 
 MAX_JSON = 256_000  # bytes of a request without files
 FORM_BYTES = 16_000  # of an upload besides the file itself

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from cliploc import Reporter, UsageError
 from cliploc.support.process import give_back_memory
-from cliploc.web.guard import RefusedError
+from cliploc.web.server import RefusedError
 
 T = TypeVar("T")
 Work = Callable[[Reporter], T]

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from cliploc.web.guard import RefusedError
+from cliploc.web.server import RefusedError
 
 MAX_AGE = 1800  # files, a visitor's last results and cached features are dropped after so long
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.data import labelled_readers, open_labelled
-from cliploc.images.polygons import draw, draw_all, outlines_of
+from cliploc.images.rle import draw, draw_all, outlines_of
 from cliploc.values import ignored_label
 from tests.evaluate.data import labelled
 from tests.evaluate.data.folders import picture

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import open_dataset, readers, subsets
-from cliploc.evaluate.data._samples import clipped, turned, turned_wh
+from cliploc.evaluate.data._base import clipped, turned, turned_wh
 from cliploc.evaluate.data.wsol import imagenet_class_names
 from tests.commands import cliploc_, python, succeeded
 from tests.evaluate.data import folders

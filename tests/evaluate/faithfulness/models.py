@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cliploc.evaluate.tasks.faithfulness.judged import Judged, Measured, OtherMaps, Scorer
+from cliploc.evaluate.tasks.faithfulness.measure import Judged, Measured, OtherMaps, Scorer
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
 from cliploc.options import FaithfulnessOptions
 

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.evaluate.tasks.faithfulness.judged import Judged, Scorer, blur_kernel, blurred, fill_of
+from cliploc.evaluate.tasks.faithfulness.measure import Judged, Scorer, blur_kernel, blurred, fill_of
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
 from cliploc.evaluate.tasks.faithfulness.metrics.road import imputed
 from tests.evaluate.faithfulness.models import (

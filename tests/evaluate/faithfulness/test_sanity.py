@@ -13,8 +13,14 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.tasks.faithfulness.judged import Judged, Measured, Scorer, spearman
-from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, with_random_weights
+from cliploc.evaluate.tasks.faithfulness.measure import (
+    Faithfulness,
+    Judged,
+    Measured,
+    Scorer,
+    spearman,
+    with_random_weights,
+)
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics, faithfulness_metrics
 from cliploc.evaluate.tasks.faithfulness.metrics.grid_pointing import cells
 from cliploc.localizer import Localizer

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 from cliploc.evaluate.train.train_settings import TrainSettings
-from cliploc.evaluate.train.trainer import train
-from cliploc.evaluate.train.training_set import read_folder
+from cliploc.evaluate.train.trainer import read_folder, train
 from cliploc.support.reporter import Reporter
 from tests.tiny import tower
 

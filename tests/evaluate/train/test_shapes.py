@@ -17,8 +17,7 @@ from torch.nn import functional as F
 from cliploc import Localizer
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.evaluate.train.train_settings import TrainSettings
-from cliploc.evaluate.train.trainer import train
-from cliploc.evaluate.train.training_set import read_folder
+from cliploc.evaluate.train.trainer import read_folder, train
 from cliploc.images.geometry import iou_matrix
 from tests.tiny import TinyVit, seeded
 

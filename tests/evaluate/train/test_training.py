@@ -17,11 +17,18 @@ from torch.nn import functional as F
 
 from cliploc import Localizer
 from cliploc.errors import ModelError, UsageError
-from cliploc.evaluate.train import features
-from cliploc.evaluate.train.features import FeatureCache
+from cliploc.evaluate.train import trainer
 from cliploc.evaluate.train.train_settings import TrainSettings
-from cliploc.evaluate.train.trainer import train
-from cliploc.evaluate.train.training_set import CROP, LabelledPictures, hold_out, read_csv, read_folder, view
+from cliploc.evaluate.train.trainer import (
+    CROP,
+    FeatureCache,
+    LabelledPictures,
+    hold_out,
+    read_csv,
+    read_folder,
+    train,
+    view,
+)
 from cliploc.find.heads import HEADS, load_head
 from cliploc.find.prompts import parse
 from cliploc.find.texts import embed
@@ -121,7 +128,7 @@ def test_cached_features_are_the_towers(colours: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_computed_twice(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "PART_BYTES", 12_000)  # several parts
+    monkeypatch.setattr(trainer, "PART_BYTES", 12_000)  # several parts
     backbone, pictures = tower("vit", GRID), read_folder(colours)
     cache = cache_of(tmp_path, backbone, pictures, augmentations=1)
     assert len(cache.parts) > 4

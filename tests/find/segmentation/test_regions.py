@@ -12,11 +12,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cliploc.errors import InputError, UsageError
-from cliploc.find.segmentation import propagation
-from cliploc.find.segmentation.propagation import alike, propagated, solved
+from cliploc.find.segmentation import segmenter as propagation
 from cliploc.find.segmentation.protocol import protocol_for
 from cliploc.find.segmentation.regions import ColourRegions, FileRegions, voted
-from cliploc.find.segmentation.segmenter import Segmenter
+from cliploc.find.segmentation.segmenter import Segmenter, alike, propagated, solved
 from cliploc.images.reading import load, read_labels
 from cliploc.localizer import Localizer
 from cliploc.options import SegmentationOptions

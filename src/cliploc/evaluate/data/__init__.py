@@ -6,23 +6,25 @@ from pathlib import Path
 from typing import TypeVar
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data import _samples
+from cliploc.evaluate.data import _base
 from cliploc.evaluate.data._base import (
     BY_DESIGN,
     Candidate,
     DatasetReader,
+    Draw,
     Found,
     LabelledReader,
     Problems,
     Reader,
     Split,
+    boxes_inside,
     labelled_readers,
     reader,
     readers,
+    subsets,
 )
 from cliploc.evaluate.data._labelled import LabelFile, check_map
-from cliploc.evaluate.data._samples import Draw, boxes_inside, subsets
-from cliploc.runs.samples import LabelledDataset, PromptedDataset
+from cliploc.runs.picture_files import LabelledDataset, PromptedDataset
 from cliploc.support.files import user_path
 from cliploc.values import Dataset, Role
 
@@ -61,14 +63,12 @@ def open_dataset(
     candidates = annotations.candidates
     if chosen is not None or classes is not None:
         labels = (
-            chosen.labels(annotations.classes, name)
-            if chosen
-            else _samples.labels_of(classes or (), annotations.classes)
+            chosen.labels(annotations.classes, name) if chosen else _base.labels_of(classes or (), annotations.classes)
         )
         candidates = [candidate for candidate in candidates if candidate.label in labels]
-    samples = draw.of(candidates, _samples.Checker(problems, len(annotations.classes)).sample)
+    samples = draw.of(candidates, _base.Checker(problems, len(annotations.classes)).sample)
     if not samples:
-        raise _samples.nothing_usable(name, root, problems, "no sample has one of the classes")
+        raise _base.nothing_usable(name, root, problems, "no sample has one of the classes")
     # A name is not absent because none of its boxes can be used.
     used = {(sample.path, sample.label) for sample in samples}
     unclear = annotations.unclear.union((candidate.path, candidate.label) for candidate in candidates).difference(used)
@@ -92,9 +92,9 @@ def open_labelled(
     """
     draw = Draw(limit, sample, seed)
     root, part, problems, (classes, pictures) = _read(labelled_readers.get(name), root, split)
-    samples = draw.of(pictures, partial(check_map, _samples.Checker(problems)))
+    samples = draw.of(pictures, partial(check_map, _base.Checker(problems)))
     if not samples:
-        raise _samples.nothing_usable(name, root, problems, "it has none")
+        raise _base.nothing_usable(name, root, problems, "it has none")
     return LabelledDataset(name, root, part.name, part.role, classes, samples, tuple(problems))
 
 
@@ -127,7 +127,7 @@ def open_prompted(
     dataset = open_dataset(name, root, split, subset=subset, classes=classes)
     every = subset is None and classes is None
     names = range(len(dataset.classes)) if every else {sample.label for sample in dataset.samples}
-    return _samples.prompted_pictures(dataset, negatives, names, draw)
+    return _base.prompted_pictures(dataset, negatives, names, draw)
 
 
 def list_datasets(*, role: Role | None = None) -> list[str]:

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from cliploc.evaluate.data._base import by
-from cliploc.evaluate.data._samples import Checker
+from cliploc.evaluate.data._base import Checker, by
 from cliploc.formats import Size
-from cliploc.images.polygons import Outline, draw
 from cliploc.images.reading import LabelMap, read_labels
-from cliploc.runs.samples import LabelledPicture
+from cliploc.images.rle import Outline, draw
+from cliploc.runs.picture_files import LabelledPicture
 from cliploc.values import IGNORE
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cliploc.evaluate.data import _base as base
 from cliploc.formats import Box, voc
-from cliploc.support.documents import lines_of
+from cliploc.support.files import lines_of
 
 PHRASE = re.compile(r"\[/EN#(\S+?)/\S+ ([^\]]*)\]")  # [/EN#283585/people A girl]
 

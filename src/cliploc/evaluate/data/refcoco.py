@@ -13,7 +13,7 @@ import msgspec
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import _base as base
-from cliploc.support.documents import read_json
+from cliploc.support.files import read_json
 
 BY = ("unc", "umd", "google")  # who split them: refs(unc).p of RefCOCO and RefCOCO+, refs(umd).p of RefCOCOg
 PICTURES = ("train2014", "images/mscoco/images/train2014", "../images/mscoco/images/train2014", "../train2014")

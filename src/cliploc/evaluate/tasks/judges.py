@@ -21,7 +21,7 @@ from cliploc.errors import CliplocWarning, InputError
 from cliploc.evaluate.metrics import JudgedMap, judge_map
 from cliploc.images.reading import open_picture
 from cliploc.registry import import_modules, named_modules
-from cliploc.runs.evaluation import Row
+from cliploc.runs.store import Row
 from cliploc.values import WSOL_SIDE, FloatArray, Sample
 
 JudgedMaps: TypeAlias = list[Row] | str  # the columns of each map, or why there are none

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.tasks.boxes.page import write_boxes_report
-from cliploc.evaluate.tasks.faithfulness.page import write_faithfulness_report
-from cliploc.evaluate.tasks.presence.page import write_presence_report
-from cliploc.evaluate.tasks.segmentation.page import write_segmentation_report
-from cliploc.runs.evaluation import open_run
+from cliploc.evaluate.tasks.faithfulness.job import write_faithfulness_report
+from cliploc.evaluate.tasks.presence.job import write_presence_report
+from cliploc.evaluate.tasks.segmentation.job import write_segmentation_report
+from cliploc.runs.store import open_run
 
 WRITERS = {
     "benchmark": write_boxes_report,

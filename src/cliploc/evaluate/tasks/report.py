@@ -17,7 +17,7 @@ from cliploc.draw.html import Templates
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.tasks.paired import Comparison
 from cliploc.images.reading import load
-from cliploc.runs.evaluation import Row, manifest_of, open_run, rows_in
+from cliploc.runs.store import Row, manifest_of, open_run, rows_in
 from cliploc.support.files import locked, write_output
 from cliploc.values import Problem
 

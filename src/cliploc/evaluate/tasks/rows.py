@@ -10,7 +10,7 @@ import numpy as np
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import all_metrics
 from cliploc.evaluate.tasks.report import THUMB
-from cliploc.runs import evaluation, samples
+from cliploc.runs import picture_files, store
 from cliploc.support.files import write_atomic
 from cliploc.support.imports import install, not_installed
 from cliploc.values import Sample
@@ -59,8 +59,8 @@ def place_of(path: Path, root: Path) -> str:
 
 
 def sample_facts(
-    sample: Sample | samples.LabelledPicture | samples.PromptedPicture, root: Path, digest: str
-) -> evaluation.Row:
+    sample: Sample | picture_files.LabelledPicture | picture_files.PromptedPicture, root: Path, digest: str
+) -> store.Row:
     """The columns that are the same for every setting; `digest` is the digest of the content of the sample's files."""
     width, height = sample.size_wh
     path = place_of(sample.path, root)
@@ -81,13 +81,13 @@ def sample_facts(
 def table_of(columns: Columns) -> str:
     """The statement that makes the table `row` of a run."""
     lines = [
-        f'"{name}" {SQL.get(kind, evaluation.JSON)}{" NOT NULL" if name in NEVER_NULL else ""}'
+        f'"{name}" {SQL.get(kind, store.JSON)}{" NOT NULL" if name in NEVER_NULL else ""}'
         for name, kind in columns.items()
     ]
     return f"CREATE TABLE row ({', '.join(lines)}, PRIMARY KEY (sample, setting))"
 
 
-def cells_of(rows: Iterable[evaluation.Row], columns: Columns) -> Iterator[list[Any]]:
+def cells_of(rows: Iterable[store.Row], columns: Columns) -> Iterator[list[Any]]:
     """The values of rows as the table `row` has them."""
     for row in rows:
         cells = ((row[name], kind in SQL) for name, kind in columns.items())
@@ -121,25 +121,25 @@ def schema_of(columns: Columns) -> Any:
     return pa.schema([pa.field(name, of(kind), nullable=name not in NEVER_NULL) for name, kind in columns.items()])
 
 
-def to_table(rows: Sequence[evaluation.Row], columns: Columns) -> Any:
+def to_table(rows: Sequence[store.Row], columns: Columns) -> Any:
     """Rows as a `pyarrow.Table`; columns that a row does not have are null."""
     pa, schema = arrow(), schema_of(columns)
     arrays = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def rounded(rows: Sequence[evaluation.Row], columns: Columns) -> list[evaluation.Row]:
+def rounded(rows: Sequence[store.Row], columns: Columns) -> list[store.Row]:
     """Rows with the columns' types: floats as these have them, null where a row has no value."""
-    made: list[evaluation.Row] = to_table(rows, columns).to_pylist(maps_as_pydicts="strict")
+    made: list[store.Row] = to_table(rows, columns).to_pylist(maps_as_pydicts="strict")
     return made
 
 
-def write_parquet(path: Path, rows: Iterable[evaluation.Row], columns: Columns) -> None:
+def write_parquet(path: Path, rows: Iterable[store.Row], columns: Columns) -> None:
     """Writes rows into a Parquet file, for pandas and others."""
 
     def write(temporary: Path) -> None:
         with arrow().parquet.ParquetWriter(temporary, schema_of(columns), compression="zstd") as file:
-            for batch in evaluation.batches(rows):
+            for batch in store.batches(rows):
                 file.write_table(to_table(batch, columns))
 
     write_atomic(path, write)

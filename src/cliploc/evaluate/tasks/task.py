@@ -21,9 +21,10 @@ from cliploc.evaluate.tasks.rows import Columns, arrow, cells_of, place_of, tabl
 from cliploc.evaluate.tasks.tables import Best, Cell, number_cell, seven_digits, to_latex
 from cliploc.evaluate.tasks.worker import EvaluationWorker, JudgeOf
 from cliploc.registry import plugin_sources
-from cliploc.runs import evaluation, picture_files, plan, store
+from cliploc.runs import picture_files, plan, store
+from cliploc.runs import store as evaluation
 from cliploc.runs.engine import Engine, Notes, Part, Ready, Shard, interrupt_message, pictures_in_words, run_here
-from cliploc.runs.samples import LabelledPicture, PromptedPicture
+from cliploc.runs.picture_files import LabelledPicture, PromptedPicture
 from cliploc.support.files import locked, write_json
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample

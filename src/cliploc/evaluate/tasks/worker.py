@@ -22,16 +22,14 @@ from cliploc.find import prepare, prompts
 from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.runs import engine, evaluation, picture_files, plan
-from cliploc.runs.samples import PromptedPicture
+from cliploc.runs import engine, picture_files, plan, store
+from cliploc.runs.picture_files import PromptedPicture
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import GOOD_IOU, Boxes, FloatArray
 
 AHEAD = 2  # shards whose maps are judged while the model computes the next
 FAILURES = (ModelError, RuntimeError, MemoryError)
-Outcome: TypeAlias = dict[
-    str, evaluation.Row | str
-]  # of one picture: setting → the columns of its map, or why it failed
+Outcome: TypeAlias = dict[str, store.Row | str]  # of one picture: setting → the columns of its map, or why it failed
 Bools = npt.NDArray[np.bool_]
 
 
@@ -102,7 +100,7 @@ class PictureJudge(Judge):
         """Method → its map."""
 
     @abstractmethod
-    def judge(self, seen: Any, setting: plan.Setting, heat: Any, reporter: Reporter) -> evaluation.Row:
+    def judge(self, seen: Any, setting: plan.Setting, heat: Any, reporter: Reporter) -> store.Row:
         """The columns of one map."""
 
     def stream(self, shards: Iterable[engine.Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
@@ -191,7 +189,7 @@ class EvaluationWorker:
         first, *copies = tee(picture_files.digested(shards), 1 + len(self.judges))
         fed = [(shard for shard, _ in copy) for copy in copies]
         streams = [judge.stream(of_judge, reporter) for judge, of_judge in zip(self.judges, fed, strict=True)]
-        waiting: deque[tuple[int, list[evaluation.Row], list[JudgedShard]]] = deque()
+        waiting: deque[tuple[int, list[store.Row], list[JudgedShard]]] = deque()
         try:
             for shard, digests in first:
                 of_shard = zip(shard.samples, digests, strict=True)
@@ -209,9 +207,9 @@ class EvaluationWorker:
             for future in (future for _, _, judged in waiting for each in judged for future in each.futures):
                 future.cancel()
 
-    def _part(self, index: int, facts: list[evaluation.Row], judged: list[JudgedShard]) -> engine.Part:
+    def _part(self, index: int, facts: list[store.Row], judged: list[JudgedShard]) -> engine.Part:
         """The part of a shard: sample by sample, with the settings in their order; waits for the judges."""
-        rows: list[evaluation.Row] = []
+        rows: list[store.Row] = []
         for of_sample, *outcomes in zip(facts, *(each.outcomes() for each in judged), strict=True):
             by_id = {name: columns for outcome in outcomes for name, columns in outcome.items()}
             for setting in self._settings:

@@ -43,8 +43,9 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     terminal = Terminal()
     start_time = time.perf_counter()
     with terminal.progress(f"loading {options.model}") as reporter:
-        from cliploc.evaluate.train import trainer, training_set
-        from cliploc.find.running import check_device
+        from cliploc.evaluate.train import trainer
+        from cliploc.evaluate.train import trainer as training_set
+        from cliploc.find.prepare import check_device
         from cliploc.towers import create
 
         cli.use_threads(flags.threads)

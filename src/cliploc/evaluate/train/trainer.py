@@ -3,31 +3,311 @@
 import csv
 import hashlib
 import io
+import itertools
+import json
 import math
+import re
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UsageError
-from cliploc.evaluate.train.features import FeatureCache
 from cliploc.evaluate.train.train_settings import TrainSettings
-from cliploc.evaluate.train.training_set import LabelledPictures, PictureSplit, hold_out, only_usable_classes
 from cliploc.find import prompts
-from cliploc.find.heads import HEADS, HeadConfig, SemanticHead, save_head, tower_fingerprint
+from cliploc.find.heads import HEADS, HeadConfig, Seen, SemanticHead, look, save_head, seen_needs, tower_fingerprint
 from cliploc.find.texts import embed
-from cliploc.support.files import user_path, write_output
+from cliploc.images.geometry import Frame
+from cliploc.images.reading import SUFFIXES, load
+from cliploc.methods import Context
+from cliploc.support.files import files_below, lines_of, user_path, write_output
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone
-from cliploc.values import TextSet
+from cliploc.values import Interpolation, ResizePolicy, TextSet
+
+CROP = 224 / 256  # side of a random crop, as a share of the resized picture's: 224 of 256, as published
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """A training set of pictures with one label each."""
+
+    paths: tuple[Path, ...]  # paths of the pictures, in a fixed order
+    labels: tuple[int, ...]  # for each picture an index into `classes`
+    classes: tuple[tuple[str, ...], ...]  # each class as its name followed by its synonyms
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def read_folder(root: str | Path) -> LabelledPictures:
+    """A training set `ROOT/CLASS/…/picture`; "cat,kitten" has a synonym, or CLASS is a WordNet id."""
+    root = user_path(root)
+    if not root.is_dir():
+        raise UsageError(
+            f"expected --root to be a folder with a folder for each class, got {root}, which is "
+            "not a folder: check the path"
+        )
+    rows = []
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for folder in folders:
+        paths = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
+        rows += [(path, folder.name) for path in paths]
+    # A class without pictures is one of those that `train` says it leaves out.
+    return _labelled(rows, [folder.name for folder in folders], f"a folder for each class in {root}")
+
+
+def read_csv(file: str | Path) -> LabelledPictures:
+    """A training set of lines `path,label`, paths from the file's folder, "cat|kitten" or a WordNet id."""
+    file = user_path(file)
+    try:
+        lines = list(csv.reader(lines_of(file)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"expected --root to be a CSV file of path,label, but {file} cannot be read: {reason}"
+        ) from None
+    rows = []
+    for number, cells in enumerate(lines, start=1):
+        if not any(cells) or (number == 1 and [cell.strip().lower() for cell in cells] == ["path", "label"]):
+            continue
+        if len(cells) != 2 or not all(cell.strip() for cell in cells):
+            raise UsageError(f"{file}, line {number}: expected path,label, got {','.join(cells)!r}")
+        rows.append((file.parent / cells[0].strip(), cells[1].strip()))
+    rows = [*dict.fromkeys(rows)]  # a picture that is there twice must not be trained on and held out
+    return _labelled(rows, [label for _, label in rows], f"lines path,label in {file}")
+
+
+def _labelled(rows: list[tuple[Path, str]], labels: list[str], where: str) -> LabelledPictures:
+    wordnet = prompts.imagenet_entries()
+    if (count := len({label for _, label in rows})) < 2:
+        raise UsageError(f"expected pictures of at least two classes ({where}), found {count}: add another class")
+    entries = {label: wordnet.get(label, _entry(label)) for label in labels}
+    texts = prompts.parse(list(entries.values()), contrasts=False)
+    index = {label: number for number, label in enumerate(entries)}
+    return LabelledPictures(tuple(path for path, _ in rows), tuple(index[label] for _, label in rows), texts.synonyms)
+
+
+def only_usable_classes(pictures: LabelledPictures, usable: tuple[int, ...]) -> LabelledPictures:
+    """The set without classes of which no picture can be read: those pictures get the label −1."""
+    used = sorted({pictures.labels[number] for number in usable})
+    if len(used) < 2:
+        raise UsageError(
+            f"expected pictures that can be read of at least two classes, got them of {len(used)} of "
+            f"{len(pictures.classes)}: check the files"
+        )
+    place = {label: index for index, label in enumerate(used)}
+    labels = tuple(place.get(label, -1) for label in pictures.labels)
+    return LabelledPictures(pictures.paths, labels, tuple(pictures.classes[label] for label in used))
+
+
+def _entry(label: str) -> str:
+    words = [word for word in re.split(r"[|,]", label) if word.strip()]
+    return "|".join(word if " " in word.strip() else word.replace("_", " ") for word in words) or label
+
+
+def view(
+    path: Path,
+    number: int,
+    which: int,
+    policy: ResizePolicy,
+    input_hw: tuple[int, int],
+    interpolation: Interpolation = "bicubic",
+) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
+    """`[3, H, W]` uint8: view 0 as in localisation, others random crops of 7/8 with flips, by their numbers."""
+    image = load(path).image
+    height, width = input_hw
+    if which == 0:
+        laid = Frame.fit(policy, (image.height, image.width), input_hw).apply(image, interpolation)
+    else:
+        larger = (round(height / CROP), round(width / CROP))
+        laid = Frame.fit(policy, (image.height, image.width), larger).apply(image, interpolation)
+        random = np.random.default_rng([which, number])
+        y, x = (int(random.integers(0, big - small + 1)) for big, small in zip(larger, input_hw, strict=True))
+        laid = laid.crop((x, y, x + width, y + height))
+        if random.random() < 0.5:
+            laid = laid.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.ascontiguousarray(np.asarray(laid).transpose(2, 0, 1))
+
+
+@dataclass(frozen=True)
+class PictureSplit:
+    """The split into training and held-out pictures; indices into `LabelledPictures.paths`."""
+
+    train: tuple[int, ...]  # pictures to train on
+    held_out: tuple[int, ...]  # pictures to validate on; may be empty
+    train_classes: tuple[int, ...]  # the classes to choose from in training
+    held_out_classes: tuple[int, ...]  # the classes to choose from in validation
+
+
+def hold_out(labels: tuple[int, ...], usable: tuple[int, ...], share: float, by: str, seed: int) -> PictureSplit:
+    """Holds out this share, of each class's "pictures" (one stays) or of "classes", for early stopping."""
+    random = np.random.default_rng([seed, 0])
+    of_class: dict[int, list[int]] = {}
+    for index in usable:
+        of_class.setdefault(labels[index], []).append(index)
+    classes = sorted(of_class)
+    if by == "classes":
+        count = round(share * len(classes))
+        if share > 0 and not 2 <= count <= len(classes) - 2:
+            raise UsageError(
+                f"expected --held-out to hold out at least two of {len(classes)} classes and leave two, got {share:g}"
+            )
+        out = set(random.permutation(classes)[:count].tolist())
+        validation = [index for label in sorted(out) for index in of_class[label]]
+        train = [index for label in classes if label not in out for index in of_class[label]]
+        return PictureSplit(
+            tuple(train), tuple(validation), tuple(c for c in classes if c not in out), tuple(sorted(out))
+        )
+    train, validation = [], []
+    for label in classes:
+        order = random.permutation(of_class[label]).tolist()
+        count = min(len(order) - 1, round(share * len(order)) or (1 if len(order) * share >= 0.5 else 0))
+        validation += order[:count]
+        train += order[count:]
+    if share > 0 and not validation:
+        most = max(Counter(labels[index] for index in usable).values())
+        raise UsageError(
+            f"a share of {share:g} holds out no picture of classes with at most {most}: use a larger --held-out, "
+            f"0 for none, or --hold-out classes with an open head"
+        )
+    return PictureSplit(tuple(sorted(train)), tuple(sorted(validation)), tuple(classes), tuple(classes))
+
+
+FORMAT = 2  # raise it when the stored values change
+PART_BYTES = 16 << 20  # size of a file
+DECODERS = 2  # threads that read the next pictures while the tower computes
+Pixels = npt.NDArray[np.uint8]
+
+
+class FeatureCache:
+    """The features of a training set, in its folder of a folder of features: a file for each view and part."""
+
+    def __init__(
+        self,
+        folder: Path,
+        backbone: Backbone,
+        pictures: LabelledPictures,
+        *,
+        dense: bool,  # whether to store the tower's dense reading too (for open heads that start from it)
+        augmentations: int,  # number of views besides the plain one
+        input_hw: tuple[int, int],  # height and width of the tower's input
+        batch_size: int = 16,  # pictures sent through the tower at once; not part of the digest
+    ) -> None:
+        self.backbone, self.pictures = backbone, pictures
+        self.dense, self.augmentations, self.input_hw, self.batch_size = dense, augmentations, input_hw, batch_size
+        features = self._look(np.zeros((1, 3, *input_hw), np.uint8))
+        self.channels = features.tokens.shape[1]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(features).values())
+        self.part_size = max(1, min(256, PART_BYTES // size))
+        self.folder = folder / self._digest()[:24]
+        self._load = cache(_load)
+
+    def _digest(self) -> str:
+        files = []
+        for path in self.pictures.paths:
+            status = path.stat() if path.exists() else None
+            files.append((str(path), -1, -1) if status is None else (str(path), status.st_size, status.st_mtime_ns))
+        tower = self.backbone
+        of = [FORMAT, tower.weights_id, tower.resize_policy, files, tower.interpolation, self.input_hw, self.part_size]
+        return hashlib.sha256(json.dumps([*of, self.dense]).encode("utf-8", "surrogatepass")).hexdigest()
+
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """All `(view, part)`."""
+        count = math.ceil(len(self.pictures) / self.part_size)
+        return [(which, part) for which in range(self.augmentations + 1) for part in range(count)]
+
+    def fill(self, reporter: Reporter = SILENT) -> None:
+        """Computes missing features."""
+        missing = [key for key in self.parts if not self._path(*key).exists()]
+        if missing:
+            count = sum(len(self._rows(part)) for _, part in missing)
+            reporter.phase("features of the frozen tower")
+            reporter.start(count, count)
+        with ThreadPoolExecutor(DECODERS, "cliploc-decode") as pool:
+            for key in missing:
+                self._make(*key, pool, reporter)
+
+    def _make(self, which: int, part: int, pool: ThreadPoolExecutor, reporter: Reporter) -> None:
+        def decoded(number: int) -> Pixels | None:
+            path, tower = self.pictures.paths[number], self.backbone
+            try:
+                return view(path, number, which, tower.resize_policy, self.input_hw, tower.interpolation)
+            except InputError:
+                return None
+
+        made: list[dict[str, Tensor]] = []
+        readable: list[bool] = []
+        blank = np.zeros((3, *self.input_hw), np.uint8)
+        decoding = pool.map(decoded, self._rows(part))
+        while chunk := list(itertools.islice(decoding, self.batch_size)):
+            readable += [pixels is not None for pixels in chunk]
+            made.append(_tensors(self._look(np.stack([blank if pixels is None else pixels for pixels in chunk]))))
+            reporter.images(len(chunk))
+        tensors = {name: torch.cat([chunk[name] for chunk in made]) for name in made[0]}
+        tensors["readable"] = torch.tensor(readable, dtype=torch.uint8)
+        write_output(self._path(which, part), save(tensors), "--features")
+
+    @torch.no_grad()
+    def _look(self, pixels: Pixels) -> Seen:
+        backbone = self.backbone
+        images = backbone.normalize(torch.from_numpy(pixels).to(backbone.device).float().div_(255))
+        trace = backbone.trace(images, seen_needs(backbone.kind, attention=True, dense=self.dense))
+        text = torch.zeros(len(images), 1, backbone.embedding_size, dtype=torch.float32, device=backbone.device)
+        return look(Context(lambda: images, text, trace, backbone), attention=True, dense=self.dense)
+
+    def _rows(self, part: int) -> range:
+        return range(part * self.part_size, min(len(self.pictures), (part + 1) * self.part_size))
+
+    def _path(self, which: int, part: int) -> Path:
+        return self.folder / f"view-{which:02d}" / f"part-{part:05d}.safetensors"
+
+    def usable(self) -> tuple[int, ...]:
+        """The pictures that could be read, in all views."""
+        usable = set(range(len(self.pictures)))
+        for which, part in self.parts:
+            readable = self._load(self._path(which, part))["readable"].tolist()
+            usable -= {number for number, good in zip(self._rows(part), readable, strict=True) if not good}
+        if not usable:
+            raise UsageError(f"expected pictures that can be read, got none of {len(self.pictures)}: check --root")
+        return tuple(sorted(usable))
+
+    def rows(self, numbers: Sequence[int], which: int, device: torch.device) -> Seen:
+        """The features of some pictures in one view, float32."""
+        places = [divmod(number, self.part_size) for number in numbers]
+        rows = [(self._load(self._path(which, part)), row) for part, row in places]
+        names = rows[0][0].keys() - {"readable"}
+        stacked = {name: torch.stack([tensors[name][row] for tensors, row in rows]) for name in names}
+        return Seen(**{name: tensor.to(device).float() for name, tensor in stacked.items()})
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)  # memory-mapped: nothing is read before it is used
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(f"cannot read features in {path}: {error}: delete it and start again") from None
+
+
+def _tensors(seen: Seen) -> dict[str, Tensor]:
+    """The tensors to store. Half precision is enough for values of variance or length 1, and takes half the space."""
+    tensors = {"tokens": seen.tokens.half(), "attention": seen.attention.float()}
+    if seen.dense is not None:
+        tensors["dense"] = seen.dense.half()
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True)

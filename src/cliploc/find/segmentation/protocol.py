@@ -47,7 +47,7 @@ class Protocol:
     position_rule: PositionRule = "antialiased"
     # what divides pictures into regions, each of which gets one label; see `SegmentationOptions`
     regions: str = "none"
-    propagation: str = "none"  # "tlp" spreads the cosines over the picture: `cliploc.find.segmentation.propagation`
+    propagation: str = "none"  # "tlp" spreads the cosines over the picture: `cliploc.find.segmentation.segmenter`
     # subtracted from RGB in 0–255, for towers with CLIP's values; other towers have their own
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD  # divisor after that

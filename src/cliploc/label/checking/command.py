@@ -40,8 +40,8 @@ def check(flags: CheckFlags, options: Options) -> int:
     terminal = Terminal()
     out = writable(flags.out)
     with terminal.progress(f"loading {options.model}") as reporter:
+        from cliploc.label.checking.job import PAGE
         from cliploc.label.checking.job import check as run
-        from cliploc.label.checking.report import PAGE
 
         use_threads(flags.threads)
         checked = run(

@@ -16,12 +16,10 @@ from cliploc.draw.html import data_uri
 from cliploc.errors import CliplocError
 from cliploc.label.corrections import ReviewedPicture, UnusableError
 from cliploc.label.editor.page import TEMPLATES, polygons_of, served_page
-from cliploc.label.editor.review_folder import ReviewFolder
-from cliploc.label.editor.suggest import Suggester
+from cliploc.label.editor.review_folder import ReviewFolder, Suggester
 from cliploc.runs.label_store import StaleReviewError
 from cliploc.runs.store import FULL, DiskFullError
-from cliploc.web.guard import POLICY, Gate, Hosts, RefusedError
-from cliploc.web.server import asset_routes, unknown
+from cliploc.web.server import POLICY, Gate, Hosts, RefusedError, asset_routes, unknown
 
 HOST = "127.0.0.1"
 DECODED_AT_ONCE = 2  # pictures

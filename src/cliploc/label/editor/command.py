@@ -59,8 +59,7 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
     """Serves the editor until it is interrupted."""
     from cliploc.draw.html import count
     from cliploc.label.editor.app import HOST, application
-    from cliploc.label.editor.review_folder import ReviewFolder
-    from cliploc.label.editor.suggest import Suggester, options_of
+    from cliploc.label.editor.review_folder import ReviewFolder, Suggester, options_of
     from cliploc.web.server import listen, run
 
     terminal = Terminal()

@@ -16,7 +16,7 @@ from msgspec import Struct
 from cliploc.errors import UsageError
 from cliploc.formats import Box, Edit, LabelSet, PictureEdits, Size
 from cliploc.formats.reading import FORMATS
-from cliploc.label.checking import report
+from cliploc.label.checking import job
 from cliploc.label.checking.job import KIND as CHECK
 from cliploc.label.checking.job import LEAST
 from cliploc.label.checking.job import VERSION as CHECK_VERSION
@@ -27,8 +27,7 @@ from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.label_store import Candidate, Found, LabellingRun
 from cliploc.runs.picture_files import content_digest, stamp
 from cliploc.runs.store import FILE, Store, kind_of
-from cliploc.support.documents import read_json
-from cliploc.support.files import locked, write_atomic_folder
+from cliploc.support.files import locked, read_json, write_atomic_folder
 
 CORRECTED = "corrected"  # the folder of the corrected set
 MODEL = "mini"  # suggests boxes
@@ -63,7 +62,7 @@ class OfSet(Struct, frozen=True):
 class CheckedFile(Struct):
     """What a check writes, as far as it is read here."""
 
-    suspects: list[report.Suspect]
+    suspects: list[job.Suspect]
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,11 @@ def open_set(source: Path, pictures: Path | None, out: Path | None) -> OpenedSet
         if pictures or out:
             raise UsageError(f"expected --pictures and --out with a data set; {source} is a run, which has both")
         return OpenedSet(source, {})
-    suspects: list[report.Suspect] = []
+    suspects: list[job.Suspect] = []
     labels, target = source, out or source.absolute().with_name(f"{source.absolute().stem}_review")
     if kind == CHECK:
-        if not (source / report.JSON).is_file():
-            raise UsageError(
-                f"expected {report.JSON} in {source}, found none: run its `cliploc check` to the end first"
-            )
+        if not (source / job.JSON).is_file():
+            raise UsageError(f"expected {job.JSON} in {source}, found none: run its `cliploc check` to the end first")
         with Store(source / FILE, CHECK, CHECK_VERSION) as store:
             checked = msgspec.convert(store["settings"], OfSet)
         if checked.format == FOLDERS:
@@ -97,7 +94,7 @@ def open_set(source: Path, pictures: Path | None, out: Path | None) -> OpenedSet
             pictures or Path(checked.pictures),
             out or source / "review",
         )
-        suspects = msgspec.convert(read_json(source / report.JSON), CheckedFile).suspects
+        suspects = msgspec.convert(read_json(source / job.JSON), CheckedFile).suspects
     data = read_set(labels, pictures, target, f"the --out folder of annotate or check, {FORMATS}")
     with locked(target), _run_of(labels, data, target) as run:
         _write_suspects(run, data, suspects)
@@ -149,7 +146,7 @@ def _visible(xyxy: Box, size_wh: Size) -> Box:
 
 
 # ------------------------------------------------------------------------------------------------------------ suspects
-def _write_suspects(run: LabellingRun, data: DataSet, checked: Sequence[report.Suspect]) -> None:
+def _write_suspects(run: LabellingRun, data: DataSet, checked: Sequence[job.Suspect]) -> None:
     """Writes the suspects of now; those that a person has judged stay so."""
     boxes = {one.id: {box.id: place for place, box in enumerate(one.boxes)} for one in data.pictures}
     of_picture: dict[str, list[Suspect]] = defaultdict(list)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import cv2
 import numpy as np
 
-from cliploc.boxes.outlines import outlines
+from cliploc.boxes.masks import outlines
 from cliploc.draw.colours import as_hex, name_colour, text_colour
 from cliploc.draw.html import Templates
 from cliploc.formats import AnnotatedPicture

@@ -47,11 +47,8 @@ def label_studio(flags: LabelStudioFlags, options: Options) -> int:
     auth = None if flags.auth_env is None else user_in(flags.auth_env)
     use_threads(flags.threads)
     from cliploc.label.editor.review_folder import ReviewFolder
-    from cliploc.label.label_studio.app import application
-    from cliploc.label.label_studio.predictor import Predictor
-    from cliploc.label.label_studio.task_pictures import PictureSource
-    from cliploc.web.guard import Hosts
-    from cliploc.web.server import listen, run
+    from cliploc.label.label_studio.app import PictureSource, Predictor, application
+    from cliploc.web.server import Hosts, listen, run
 
     terminal = Terminal()
     most = round(flags.max_megabytes * 1e6)

@@ -12,8 +12,8 @@ from cliploc.evaluate.data import _base as base
 from cliploc.evaluate.data._labelled import Outlines, pictures_with_maps
 from cliploc.find.segmentation.protocol import class_list
 from cliploc.formats import coco
-from cliploc.images.polygons import Outline, outlines_of
-from cliploc.runs.samples import LabelledPicture
+from cliploc.images.rle import Outline, outlines_of
+from cliploc.runs.picture_files import LabelledPicture
 
 SUFFIX = "_instanceTrainIds.png"
 

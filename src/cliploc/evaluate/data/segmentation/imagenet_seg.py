@@ -14,7 +14,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.data._base import Labelled, Problems, Split, labelled_reader
 from cliploc.find.prompts import imagenet_classes
 from cliploc.images.reading import LabelMap
-from cliploc.runs.samples import LabelledPicture
+from cliploc.runs.picture_files import LabelledPicture
 from cliploc.support.imports import install, not_installed
 from cliploc.values import ClassName
 

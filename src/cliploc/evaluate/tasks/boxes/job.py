@@ -20,7 +20,7 @@ from cliploc.evaluate.tasks.judges import JudgedMaps, Judges, MapsToJudge
 from cliploc.evaluate.tasks.rows import box_columns
 from cliploc.find import heads, prepare, prompts
 from cliploc.methods import find, fitting, unfit_reason
-from cliploc.runs import engine, evaluation, plan
+from cliploc.runs import engine, plan, store
 from cliploc.support.reporter import Reporter, halved_note
 from cliploc.towers import models
 from cliploc.values import WSOL_SIDE, Dataset, FloatArray, Sample
@@ -115,7 +115,7 @@ class _Judging:
     sample: Sample
     ids: list[str]  # of the settings
     failure: str = ""
-    rows: list[evaluation.Row] = field(default_factory=list)  # for each setting, the columns known so far
+    rows: list[store.Row] = field(default_factory=list)  # for each setting, the columns known so far
     embedding: FloatArray | None = None  # [D]
     future: Future[list[JudgedMaps]] | None = None
     place: int = 0  # index in the future's results
@@ -292,7 +292,7 @@ class BoxTally(task.Tally):
             metric.at(threshold if metric.needs_threshold else None) for metric in all_metrics()
         ]
 
-    def add(self, row: evaluation.Row) -> None:
+    def add(self, row: store.Row) -> None:
         # A plugin's metric that was added during the run would have counted only a part of the samples.
         self.metrics = [metric for metric in self.metrics if metric.columns.keys() <= row.keys()]
         for metric in self.metrics:

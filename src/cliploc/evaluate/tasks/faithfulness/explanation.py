@@ -13,14 +13,13 @@ from cliploc.boxes import hot_levels
 from cliploc.draw import overlay
 from cliploc.draw.colours import heat_colours
 from cliploc.draw.html import embedded
-from cliploc.evaluate.tasks.faithfulness import judged as base
+from cliploc.evaluate.tasks.faithfulness import measure as base
 from cliploc.evaluate.tasks.faithfulness.command import METRICS
+from cliploc.evaluate.tasks.faithfulness.job import draw_curves
 from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, SeenPicture
-from cliploc.evaluate.tasks.faithfulness.page import draw_curves
-from cliploc.evaluate.tasks.figures import legend
 from cliploc.evaluate.tasks.report import TEMPLATES
-from cliploc.evaluate.tasks.tables import Cell, Table, number_cell
-from cliploc.find.running import torch_modes
+from cliploc.evaluate.tasks.tables import Cell, Table, legend, number_cell
+from cliploc.find.prepare import torch_modes
 from cliploc.support.reporter import Reporter
 from cliploc.values import FloatArray
 

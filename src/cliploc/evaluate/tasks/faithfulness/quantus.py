@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.tasks.faithfulness import judged as base
+from cliploc.evaluate.tasks.faithfulness import measure as base
 from cliploc.images.geometry import RESAMPLING
 from cliploc.localizer import Localizer
 from cliploc.support.imports import install, not_installed

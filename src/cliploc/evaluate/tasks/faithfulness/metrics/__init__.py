@@ -9,7 +9,7 @@ from cliploc.errors import UsageError
 from cliploc.registry import Registry, module_names
 
 if TYPE_CHECKING:  # it imports torch, which takes longer than refusing a name
-    from cliploc.evaluate.tasks.faithfulness.judged import FaithfulnessMetric
+    from cliploc.evaluate.tasks.faithfulness.measure import FaithfulnessMetric
 
 faithfulness_metrics: Registry[type[FaithfulnessMetric]] = Registry(
     "faithfulness metric",

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from cliploc.evaluate.tasks.faithfulness import judged as base
+from cliploc.evaluate.tasks.faithfulness import measure as base
 
 
 @base.faithfulness_metric

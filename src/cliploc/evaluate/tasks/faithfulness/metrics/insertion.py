@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from cliploc.evaluate.tasks.faithfulness import judged as base
+from cliploc.evaluate.tasks.faithfulness import measure as base
 from cliploc.evaluate.tasks.faithfulness.metrics.deletion import Deletion
 
 AXIS = base.Axis("share of pixels shown")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from cliploc.evaluate.tasks.faithfulness import judged as base
+from cliploc.evaluate.tasks.faithfulness import measure as base
 from cliploc.evaluate.tasks.faithfulness.metrics.positive import TENTHS, Positive
 
 

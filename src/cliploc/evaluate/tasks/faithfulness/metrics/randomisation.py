@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from cliploc.evaluate.tasks.faithfulness import judged as base
+from cliploc.evaluate.tasks.faithfulness import measure as base
 
 SHARES = (0.25, 0.5, 1.0)  # of the tower's weights, from the top
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cliploc.evaluate.tasks.faithfulness import judged as base
+from cliploc.evaluate.tasks.faithfulness import measure as base
 from cliploc.support.imports import install, not_installed
 
 NOISE = 0.01  # standard deviation, in normalised values
