@@ -319,14 +319,10 @@ BENCHMARK = (
 FAITHFULNESS = ("benchmark", "faithfulness", *BENCHMARK[2:], "--method=cam", "--no-baselines", "--steps=2")
 PRESENCE = ("benchmark", "presence", *BENCHMARK[2:], "--method=cam")
 OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
-    "subset": ("--subset", "ten-classes"),
-    "sample": ("--sample", "1"),
-    "seed": ("--sample", "1", "--seed", "1"),
-    "method": ("--method", "layer_cam"),
-    "option": ("--method", "layer_cam", "-o", "stages=-1,-2"),
-    "threshold": ("--threshold", "0.77"),
-    "save_maps": ("--save-maps",),
-}
+    "subset": ("--subset", "ten-classes"), "sample": ("--sample", "1"), "seed": ("--sample", "1", "--seed", "1"),
+    "method": ("--method", "layer_cam"), "option": ("--method", "layer_cam", "-o", "stages=-1,-2"),
+    "threshold": ("--threshold", "0.77"), "save_maps": ("--save-maps",),
+}  # fmt: skip
 OF_FAITHFULNESS_COMMAND: dict[str, tuple[str, ...]] = {
     "metric": ("--metric", "deletion"),
     "steps": ("--steps=3",),

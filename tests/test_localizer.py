@@ -374,7 +374,7 @@ def test_a_method_that_returns_another_shape_is_named(gap, returned, got):
         localizer([WIDE, WIDE], ["red", "green", "blue"])
 
 
-REFUSED = [  # lists of names are in tests/find/test_prompts.py, values out of range in tests/test_values.py
+REFUSED = [  # lists of names are in tests/find/test_prompts.py, values out of range in tests/test_architecture.py
     (TALL, None, {}, "expected a list of names, got NoneType"),
     ([TALL, WIDE], [["red"]], {}, "for each of 2 pictures, got 1 lists"),
     ([TALL, WIDE], [["red"], []], {}, "expected at least one name to look for, got none"),

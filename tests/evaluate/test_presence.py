@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from cliploc.evaluate.metrics import Bootstrap
 from cliploc.evaluate.tasks.page import write_report
 from cliploc.evaluate.tasks.presence.job import COLUMNS, PresenceTally
 from cliploc.evaluate.tasks.task import summed_up
+from cliploc.evaluate.tasks.worker import NameJudge
 from cliploc.find.calibration import OF_BOX, OF_NAME, load_calibration, package_calibration, reliability
 from cliploc.label.results import reviewed_pictures
 from cliploc.runs.picture_files import PromptedPicture
@@ -24,9 +28,8 @@ from cliploc.runs.plan import as_setting
 from cliploc.runs.store import rows_in
 from cliploc.support.reporter import SILENT
 from tests import commands
-from tests.commands import CAT, PHOTOS, cliploc_, localizer_of, refused, succeeded
+from tests.commands import CAT, PHOTOS, Outcome, cliploc_, localizer_of, refused, succeeded
 from tests.evaluate.samples import boxes_folder, coco_folder
-from tests.evaluate.stopping import stopped_and_resumed
 from tests.label.labelled import save_boxes
 from tests.tiny import tower
 
@@ -194,6 +197,33 @@ def test_a_named_method_is_measured_as_published(root, tmp_path):
         found = localizer_of("mini", method="cam")(root / one["sample"], ["cat", "cup", "dog", "sun"])
         assert one["verdicts"] == [found.verdict(label) for label in one["labels"]]
         assert len(one["labels"]) + len(one["unknown"]) == 2 * sum(one["there"] + one["unknown_there"])
+
+
+# ------------------------------------------ A command that is stopped amid its pictures, as by Ctrl-C, and then resumed
+def stopped_and_resumed(
+    command: Sequence[object], folder: Path, judge: type[NameJudge], at: int, patch: pytest.MonkeyPatch
+) -> tuple[Outcome, list[str]]:
+    """What a command stopped at so many pictures says when resumed, and judges then; a.json is b.json in the end."""
+    judged, stops_at, own = list[str](), at, judge.judge
+
+    def counted(self: NameJudge, seen: Any, *more: Any) -> Any:
+        judged.append(seen.sample.id)
+        if len(judged) == stops_at:
+            raise KeyboardInterrupt
+        return own(self, seen, *more)
+
+    patch.setattr(judge, "judge", counted)
+    first, other = (*command, "--out", folder / "a.json"), (*command, "--out", folder / "b.json")
+    assert cliploc_(*first).code == 130
+    assert [one.name for one in folder.iterdir()] == ["a.json.partial"]
+    assert "holds a run with other settings" in refused(*first, "--flip")
+    judged, stops_at = [], 0
+    ran, again = cliploc_(*first), [*judged]
+    assert ran.code == 0, ran.err
+    assert cliploc_(*other).code == 0
+    assert sorted(one.name for one in folder.iterdir()) == ["a.json", "b.json"]
+    assert (folder / "a.json").read_bytes() == (folder / "b.json").read_bytes()
+    return ran, again
 
 
 # ------------------------------------------------------------------------------------------------------------ calibrate

@@ -97,13 +97,10 @@ def test_names_that_are_refused(names):
 @pytest.mark.parametrize(
     ("templates", "expected"),
     [
-        (None, ("a photo of a {}.",)),
-        ("default", ("a photo of a {}.",)),
-        ("name-only", ("{}",)),
-        ("a sketch of {}", ("a sketch of {}",)),
-        (["{} here", "my {}"], ("{} here", "my {}")),
+        (None, ("a photo of a {}.",)), ("default", ("a photo of a {}.",)), ("name-only", ("{}",)),
+        ("a sketch of {}", ("a sketch of {}",)), (["{} here", "my {}"], ("{} here", "my {}")),
     ],
-)
+)  # fmt: skip
 def test_what_templates_mean(templates, expected):
     assert prompts.resolve_templates(templates) == expected
 

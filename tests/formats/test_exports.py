@@ -36,13 +36,9 @@ from tests.label.annotated import annotated, written
 
 NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes")
 PATHS = (
-    "plain.jpg",
-    "plain.png",
-    'sub folder/a, "b" & <c>\'d.jpg',
-    "sub folder/猫é.jpg",
-    "../beside/plain.jpg",
+    "plain.jpg", "plain.png", 'sub folder/a, "b" & <c>\'d.jpg', "sub folder/猫é.jpg", "../beside/plain.jpg",
     "images/roboflow.ai.jpg",
-)
+)  # fmt: skip
 SETTINGS = ExportSettings(NAMES, "cliploc mini cam", "/data/local-files/?d=")
 
 
@@ -340,19 +336,10 @@ def test_a_picture_has_its_state_and_those_not_reviewed_can_be_left_out(ten, tmp
 # --------------------------------------------------------------------------------------------------------- every format
 ODD_NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes", "=1+1", "a|b\ttab", "x" * 300)
 HOSTILE = (
-    "plain.jpg",
-    "plain.png",
-    'sub folder/a, "b" & <c>\'d.jpg',
-    "sub folder/猫é.jpg",
-    "../beside/plain.jpg",
-    "/etc/passwd.jpg",
-    "//data/a.jpg",
-    "..\\..\\data\\a.jpg",
-    "C:\\data\\a.jpg",
-    "images/labels/coco.json.jpg",
-    "x" * 250 + ".jpg",
-    "-rf *.jpg",
-)
+    "plain.jpg", "plain.png", 'sub folder/a, "b" & <c>\'d.jpg', "sub folder/猫é.jpg", "../beside/plain.jpg",
+    "/etc/passwd.jpg", "//data/a.jpg", "..\\..\\data\\a.jpg", "C:\\data\\a.jpg", "images/labels/coco.json.jpg",
+    "x" * 250 + ".jpg", "-rf *.jpg",
+)  # fmt: skip
 ODD = ExportSettings(ODD_NAMES, "cliploc <mini> & cam", "/data/local-files/?d=")
 every = pytest.mark.parametrize("export", list(exports), ids=lambda one: one.name)
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cliploc.methods import Context
 from cliploc.towers import create
 from cliploc.towers.tower import Needs
-from tests.methods.vits import GRID, TEXTS, photograph, scenes
+from tests.methods.towers import GRID, TEXTS, photograph, scenes
 from tests.tiny import raw_maps, tower
 
 CNNS = ("gap_cnn", "attention_pool_cnn")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cliploc.towers._open_clip_timm import TimmVit
 from cliploc.towers._open_clip_towers import OpenClipVit
-from tests.methods.vits import scenes, tiny
+from tests.methods.towers import scenes, tiny
 from tests.tiny import raw_maps, seeded
 from tests.towers.seam import TEXT, perturb, pictures, tokenizer
 from tests.towers.test_open_clip_timm import small_vit

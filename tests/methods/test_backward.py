@@ -18,7 +18,7 @@ from cliploc.methods._infra.backward import LIBRA, Backward
 from cliploc.towers.tower import Needs, Trace
 from tests.methods.peers import WrappedClip, tiny_scene
 from tests.methods.plain_vit import PlainBlock, PlainVit, assert_equal, open_clip_model, plain_vit
-from tests.methods.vits import tiny
+from tests.methods.towers import tiny
 from tests.tiny import raw_maps, tower
 
 

@@ -24,8 +24,22 @@ from cliploc.towers import models
 from cliploc.towers.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.methods.peers import min_max
-from tests.methods.towers import CUT_RESNET, MINI_VIT, QUICK, TINY_GRIDS, build, cases, copy_of, grids, pictures
-from tests.methods.vits import AveragingVit, QueryingVit, ours, scenes, tiny
+from tests.methods.towers import (
+    CUT_RESNET,
+    MINI_VIT,
+    QUICK,
+    TINY_GRIDS,
+    AveragingVit,
+    QueryingVit,
+    build,
+    cases,
+    copy_of,
+    grids,
+    ours,
+    pictures,
+    scenes,
+    tiny,
+)
 from tests.tiny import KINDS, TinyVit, context, default_dtype, planted_image, raw_maps, tower
 from tests.tolerances import assert_rounded
 from tests.towers.seam import assert_state, state_of

@@ -79,17 +79,12 @@ def test_values_of_the_declared_types_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("name", "option", "text", "value"),
     [
-        ("gem", "temperature", "0.5", 0.5),
-        ("gem", "temperature", "none", None),
-        ("gem", "depth", "3", 3),
-        ("grad_eclip", "published", "true", True),
-        ("grad_eclip", "published", "0", False),
-        ("layer_cam", "stages", "-1,-3", (-1, -3)),
-        ("layer_cam", "stages", "(-1, -2)", (-1, -2)),
-        ("chefer", "blocks", "all", "all"),
-        ("ts_cam", "head", "a=b", "a=b"),
+        ("gem", "temperature", "0.5", 0.5), ("gem", "temperature", "none", None), ("gem", "depth", "3", 3),
+        ("grad_eclip", "published", "true", True), ("grad_eclip", "published", "0", False),
+        ("layer_cam", "stages", "-1,-3", (-1, -3)), ("layer_cam", "stages", "(-1, -2)", (-1, -2)),
+        ("chefer", "blocks", "all", "all"), ("ts_cam", "head", "a=b", "a=b"),
     ],
-)
+)  # fmt: skip
 def test_texts_get_the_declared_types(name: str, option: str, text: str, value: Any) -> None:
     found = resolve_options(find(name), {option: text})[option]
     assert found == value

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc import Localizer
+from cliploc.localizer import Localizer
 from cliploc.methods import Context, methods
 from tests.methods.peers import assert_same_maps, min_max
 from tests.methods.plain_vit import TOWERS, PlainVit, assert_equal, attend, open_clip_model, plain_vit
-from tests.methods.vits import ours, twelve_blocks
+from tests.methods.towers import ours, twelve_blocks
 from tests.tiny import tower
 from tests.tolerances import STRETCHED, assert_rounded
 from tests.towers.seam import tokenizer
@@ -52,7 +52,7 @@ def expected(vit: PlainVit, depth: int, iterations: int = 1, temperature: float 
     "options",
     [{"depth": 1}, {"depth": 2, "iterations": 0}, {"depth": 2, "iterations": 3}, {"depth": 2, "temperature": 0.05}, {}],
 )
-def test_the_equation(kind: str, options: dict[str, Any]) -> None:
+def test_the_equation_of_gem(kind: str, options: dict[str, Any]) -> None:
     """By default a depth beyond the tower, which means all of it."""
     vit = plain_vit(kind)
     assert_equal(vit.ours("gem", **options), expected(vit, **{"depth": len(vit.blocks), **options}))
@@ -173,3 +173,179 @@ def test_a_method_that_asks_nothing_redundant_costs_no_text() -> None:
     localizer = Localizer(backbone, method="maskclip", templates=["{}"], min_presence=0)
     localizer(torch.zeros(20, 24, 3, dtype=torch.uint8).numpy(), ["cat"])
     assert backbone.texts.requested == ["cat"]
+
+
+# What the class token is made of: the decomposition, Grad-ECLIP and M2IB against their equations in plain loops
+def norm_and_projection(vit: PlainVit) -> tuple[Any, Tensor]:
+    norm = vit.backbone.last_norm
+    return norm, vit.backbone.read_normed(torch.eye(len(norm.weight)))  # [d, D]
+
+
+def terms(vit: PlainVit, image: Tensor) -> tuple[list[list[list[Tensor]]], list[Tensor], list[Tensor], Tensor]:
+    """What the class token is the sum of: `brought[block][head][token]`, start and MLPs, biases, and it, each `[d]`."""
+    tokens = vit.entering(image)
+    brought, direct, biases = [], [tokens[0][0]], []
+    for block, x in zip(vit.blocks, tokens, strict=False):
+        of_block = []
+        for head, (q, k, v) in enumerate(block.project(x)):
+            weights = torch.softmax(q[0] @ k.T / q.shape[1] ** 0.5, dim=0)
+            columns = slice(head * q.shape[1], (head + 1) * q.shape[1])
+            of_block.append(
+                [weight * block.out.weight[:, columns] @ row for weight, row in zip(weights, v, strict=True)]
+            )
+        brought.append(of_block)
+        biases.append(block.out.bias)
+        middle = x[0] + block.out.bias + sum(term for head in of_block for term in head)
+        direct.append(block.mlp_branch(middle))
+    return brought, direct, biases, tokens[-1][0]
+
+
+def share_of(vit: PlainVit, full: Tensor, term: Tensor, parts: int | None = None) -> Tensor:
+    """`[P]` what a term of the class token adds; the mean is spread over start, MLPs and `parts`; None: a bias."""
+    ln, projection = norm_and_projection(vit)
+    deviation = (full.var(unbiased=False) + ln.eps).sqrt()
+    length = (ln(full) @ projection).norm()
+    mean = 0 if parts is None else full.mean() / ((2 * len(vit.blocks) + 1) * parts)
+    return (ln.weight * (term - mean) / deviation) @ projection @ vit.text.T / length
+
+
+@pytest.mark.parametrize("kind", ["tiny", "open_clip"])
+@pytest.mark.parametrize("blocks", [1, 2, 4])
+@torch.no_grad()
+def test_the_equation_of_decomposition(kind: str, blocks: int) -> None:
+    vit = plain_vit(kind)
+
+    def one(image: Tensor) -> Tensor:
+        brought, _, _, full = terms(vit, image)
+        heads = [head for of_block in brought[-blocks:] for head in of_block]
+        parts = len(brought[0]) * len(heads[0])
+        return torch.stack(
+            [sum(share_of(vit, full, head[i], parts) for head in heads) for i in range(1, len(heads[0]))]
+        )
+
+    maps = vit.ours("decomposition", blocks=blocks)
+    assert_equal(maps, vit.maps(one))
+    if blocks == 4:
+        assert torch.equal(maps, vit.ours("decomposition"))
+
+
+@pytest.mark.parametrize("kind", ["tiny", "open_clip"])
+@torch.no_grad()
+def test_all_terms_are_the_cosine(kind: str) -> None:
+    """The map's sum over all blocks, the direct terms, what the class token brings itself, and ln_post's bias."""
+    vit = plain_vit(kind)
+    ln, projection = norm_and_projection(vit)
+    sums = vit.ours("decomposition", blocks=len(vit.blocks)).sum(dim=(-2, -1))  # [B, P]
+    for image, summed in zip(vit.images, sums, strict=True):
+        brought, direct, biases, full = terms(vit, image)
+        part = [head[0] for of_block in brought for head in of_block]
+        parts = len(brought[0]) * len(brought[0][0])
+        rest = sum(share_of(vit, full, term, parts) for term in part)
+        rest = rest + sum(share_of(vit, full, term) for term in biases)
+        rest = rest + sum(share_of(vit, full, term, 1) for term in direct)
+        length = (ln(full) @ projection).norm()
+        rest = rest + ln.bias @ projection @ vit.text.T / length
+        cosine = vit.backbone.encode_image(image[None])[0] @ vit.text.T
+        torch.testing.assert_close(summed + rest, cosine, rtol=0, atol=2e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------- Grad-ECLIP
+def embedding(vit: PlainVit, x: Tensor, gathered: Tensor) -> Tensor:
+    """What the tower says of tokens `[T, d]` entering the last block when the class token gathers `[d]`."""
+    block = vit.blocks[-1]
+    token = x[0] + block.out(gathered)
+    token = token + block.mlp_branch(token)
+    return F.normalize(vit.read(token[None])[0], dim=0)
+
+
+def oracle(vit: PlainVit, one_head: bool) -> Tensor:
+    block = vit.blocks[-1]
+
+    def one(image: Tensor) -> Tensor:
+        x = vit.entering(image)[-2]
+        q, k, v = (torch.cat(part, dim=1) for part in zip(*block.project(x), strict=True))  # each [T, d]
+        widths = (
+            [(0, q.shape[1])]
+            if one_head
+            else [(h * (n := q.shape[1] // block.heads), (h + 1) * n) for h in range(block.heads)]
+        )
+        parts = []
+        for start, end in widths:
+            weights = torch.softmax(q[0, start:end] @ k[:, start:end].T / (end - start) ** 0.5, dim=0)
+            parts.append(sum(weight * row for weight, row in zip(weights, v[:, start:end], strict=True)))
+        gathered = torch.cat(parts)
+        query, keys = (block.out(q[0]), block.out(k)) if one_head else (q[0], k)
+        near = [float(F.cosine_similarity(query, key, dim=0)) for key in keys[1:]]
+        near = [(value - min(near)) / (max(near) - min(near)) for value in near]
+        columns = []
+        for direction in vit.text:
+            with torch.enable_grad():
+                leaf = gathered.clone().requires_grad_(True)
+                (g,) = torch.autograd.grad(embedding(vit, x, leaf) @ direction, leaf)
+            columns.append(torch.stack([(g * value).sum() * n for value, n in zip(v[1:], near, strict=True)]))
+        return torch.stack(columns, dim=1)  # [N, P]
+
+    return vit.maps(one)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "open_clip"])
+@pytest.mark.parametrize("published", [False, True])
+def test_the_equation_of_grad_eclip(kind: str, published: bool) -> None:
+    vit = plain_vit(kind)
+    maps = vit.ours("grad_eclip", published=published)
+    assert_equal(maps, oracle(vit, published))
+    if not published:
+        assert torch.equal(maps, vit.ours("grad_eclip"))
+
+
+# ----------------------------------------------------------------------------------------------------------------- M2IB
+def passed(vit: PlainVit, image: Tensor, direction: Tensor, beta: float, steps: int) -> Tensor:
+    """`[T]` nats of each token."""
+    depth = len(vit.blocks)
+    number = max(1, 10 * depth // 12)  # of 12 blocks, those up to `resblocks[9]`
+    z = vit.entering(image)[number]  # [T, d]
+    alpha, generator = torch.full_like(z, 5.0), torch.Generator().manual_seed(0)
+    first, second = torch.zeros_like(z), torch.zeros_like(z)  # Adam's moments
+    nats = torch.zeros_like(z)
+    for step in range(1, steps + 1):
+        with torch.enable_grad():
+            leaf = alpha.clone().requires_grad_(True)
+            share = 1 / (1 + torch.exp(-leaf))
+            nats = -0.5 * (1 + torch.log((1 - share) ** 2) - (share * z) ** 2 - (1 - share) ** 2)
+            noise = torch.randn(10, *z.shape, generator=generator)
+            cosines = []
+            for sample in noise:
+                x = share * z + (1 - share) * sample
+                for block in vit.blocks[number:]:
+                    x = block.forward(x)
+                cosines.append(F.normalize(vit.read(x[:1])[0], dim=0) @ direction)
+            loss = beta * nats.mean() - sum(cosines) / len(cosines)
+            (gradient,) = torch.autograd.grad(loss, leaf)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        alpha = alpha - (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+    return nats.detach().sum(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("tiny", {}),  # ten steps of ten draws take a second for each block that the loops go through
+        *((kind, {"beta": 1.0, "steps": 1}) for kind in ("tiny", "open_clip", "deep")),
+        *((kind, {"beta": 0.01, "steps": 4}) for kind in ("tiny", "open_clip", "deep")),
+    ],
+    ids=str,
+)
+def test_the_equation_of_m2ib(kind: str, options: dict[str, Any]) -> None:
+    vit = plain_vit(kind)
+    beta, steps = options.get("beta", 0.1), options.get("steps", 10)
+
+    def one(image: Tensor) -> Tensor:
+        return torch.stack([passed(vit, image, direction, beta, steps)[1:] for direction in vit.text], dim=1)
+
+    ours, expected = vit.ours("m2ib", **options), vit.maps(one)
+    if steps == 1:
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)  # no step was made: the text has no say yet
+    else:
+        torch.testing.assert_close(ours, expected, rtol=5e-3, atol=5e-3 * float(expected.max()))
+        assert (ours[:, 0] - ours[:, 1]).abs().max() > 0.02 * ours.max()

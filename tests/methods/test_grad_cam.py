@@ -28,8 +28,7 @@ from tests.methods.peers import (
     tiny_scene,
 )
 from tests.methods.plain_vit import assert_equal, attend, plain_vit
-from tests.methods.towers import clip_model
-from tests.methods.vits import ours, photograph, twelve_blocks
+from tests.methods.towers import clip_model, ours, photograph, twelve_blocks
 from tests.towers.seam import tokenizer
 
 

@@ -120,16 +120,12 @@ def test_steps_follow_each_other_and_cost_no_forward(kind):
 @pytest.mark.parametrize(
     ("kind", "method", "refine", "after"),
     [
-        ("gap_cnn", "cam", [], 0.3),
-        ("gap_cnn", "cam", ["affinity"], 0.5),
-        ("gap_cnn", "cam", ["guided"], 0.5),
-        ("gap_cnn", "cam", ["affinity", "guided"], 0.5),
-        ("gap_cnn", "grad_cam", ["affinity"], 0.2),
-        ("gap_cnn", "layer_cam", ["guided"], 1 - 0.75**2),
-        ("vit", "naclip", ["affinity"], 0.6),
+        ("gap_cnn", "cam", [], 0.3), ("gap_cnn", "cam", ["affinity"], 0.5), ("gap_cnn", "cam", ["guided"], 0.5),
+        ("gap_cnn", "cam", ["affinity", "guided"], 0.5), ("gap_cnn", "grad_cam", ["affinity"], 0.2),
+        ("gap_cnn", "layer_cam", ["guided"], 1 - 0.75**2), ("vit", "naclip", ["affinity"], 0.6),
         ("vit", "naclip", ["guided"], 0.6),
     ],
-)
+)  # fmt: skip
 def test_boxes_have_the_threshold_that_was_chosen_for_the_tower(kind, method, refine, after):
     assert build(kind, refine, method=method, threshold=None).box_rule.threshold == pytest.approx(after)
     assert build(kind, refine, method=method, threshold=0.4).box_rule.threshold == 0.4

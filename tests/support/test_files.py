@@ -151,15 +151,11 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "Expecting value"),
-        ("[" * 10**5, "nested too deeply"),
-        ('{"a":' * 10**5, "nested too deeply"),
-        ("1" * 5000, "Exceeds the limit"),
-        ("[NaN]", "NaN is no number"),
-        ("-Infinity", "-Infinity is no number"),
+        ("", "Expecting value"), ("[" * 10**5, "nested too deeply"), ('{"a":' * 10**5, "nested too deeply"),
+        ("1" * 5000, "Exceeds the limit"), ("[NaN]", "NaN is no number"), ("-Infinity", "-Infinity is no number"),
         (b"\xff", "codec can't decode"),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_json_is_one_line(text, message):
     with pytest.raises(DocumentError, match=message) as caught:
         parse_json(text)

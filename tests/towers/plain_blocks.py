@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.methods import fitting
-from tests.methods.vits import ours
+from tests.methods.towers import ours
 from tests.towers.seam import TransformerContract, pictures
 
 

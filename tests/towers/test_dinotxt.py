@@ -22,7 +22,7 @@ from cliploc.towers import create
 from cliploc.towers._weights import Checkpoint
 from cliploc.towers.dinotxt import DinoTxt, Family, with_weights
 from cliploc.towers.tower import Needs
-from tests.methods.vits import ours
+from tests.methods.towers import ours
 from tests.tolerances import assert_rounded
 from tests.towers.plain_blocks import PlainBlock, PlainTowerContract
 from tests.towers.seam import SENTENCES, pictures, refusing

@@ -122,14 +122,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "CoCa": {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 5},
     "CoCa, one width": {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 5, "width": 24},
     "custom blocks": {
-        "qk_norm": True,
-        "scale_heads": True,
-        "scale_attn_inner": True,
-        "scale_attn": True,
-        "scale_fc": True,
+        "qk_norm": True, "scale_heads": True, "scale_attn_inner": True, "scale_attn": True, "scale_fc": True,
         "ls_init_value": 0.3,
     },
-}
+}  # fmt: skip
 
 
 def small_model(quick_gelu: bool = False, **vision: Any) -> Any:
@@ -190,14 +186,10 @@ class TestSmallTowers(TransformerContract):
 @pytest.mark.parametrize(
     ("name", "cut"),
     [
-        ("ViT-B-32", {"layers": 3}),
-        ("ViT-B-32-quickgelu", {"layers": 3}),
-        ("ViT-B-16", {"layers": 3}),
-        ("ViT-L-14-336", {"layers": 1}),
-        ("ViT-H-14-CLIPA", {"layers": 1}),
-        ("coca_ViT-B-32", {"layers": 3}),
+        ("ViT-B-32", {"layers": 3}), ("ViT-B-32-quickgelu", {"layers": 3}), ("ViT-B-16", {"layers": 3}),
+        ("ViT-L-14-336", {"layers": 1}), ("ViT-H-14-CLIPA", {"layers": 1}), ("coca_ViT-B-32", {"layers": 3}),
     ],
-)
+)  # fmt: skip
 def test_open_clips_architectures_are_reproduced(name: str, cut: dict[str, int]) -> None:
     model = real_tower(name, **cut)
     backbone = OpenClipVit(model, tokenizer, name)

@@ -19,7 +19,7 @@ from cliploc.methods import fitting
 from cliploc.towers import create
 from cliploc.towers.radio import Radio
 from tests.commands import cliploc_
-from tests.methods.vits import ours
+from tests.methods.towers import ours
 from tests.tolerances import assert_rounded
 from tests.towers import small_clip
 from tests.towers.plain_blocks import PlainBlock, PlainTowerContract

@@ -20,7 +20,7 @@ from cliploc.errors import MissingWeightsError, UsageError
 from cliploc.methods import fitting
 from cliploc.towers import create
 from cliploc.towers.tips import Tips
-from tests.methods.vits import ours
+from tests.methods.towers import ours
 from tests.tolerances import assert_rounded
 from tests.towers.plain_blocks import PlainBlock, PlainTowerContract
 from tests.towers.seam import SENTENCES, perturb, pictures, refusing

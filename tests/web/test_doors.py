@@ -85,12 +85,9 @@ def studio(_: Path, auth: tuple[str, str] | None) -> Iterator[tuple[Any, Posts]]
 
 
 DOORS: dict[str, tuple[Callable[..., Any], tuple[str, str] | None]] = {
-    "page": (page, None),
-    "page with a password": (page, AUTH),
-    "review": (editor, None),
-    "label-studio": (studio, None),
-    "label-studio with a password": (studio, AUTH),
-}
+    "page": (page, None), "page with a password": (page, AUTH), "review": (editor, None),
+    "label-studio": (studio, None), "label-studio with a password": (studio, AUTH),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=DOORS)

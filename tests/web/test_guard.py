@@ -126,15 +126,12 @@ def test_what_is_no_form_is_refused(address):
 
 # ------------------------------------------------------------------------------------------------- settings and names
 REFUSED = [  # fields, and what the sentence names
-    ({"names": ""}, "name"),
-    ({"names": "a" * (MOST_LETTERS + 1)}, f"{MOST_LETTERS} characters"),
-    ({"head": "/etc/passwd"}, "'head'"),
-    ({"model": "/etc/passwd"}, "/etc/passwd"),
+    ({"names": ""}, "name"), ({"names": "a" * (MOST_LETTERS + 1)}, f"{MOST_LETTERS} characters"),
+    ({"head": "/etc/passwd"}, "'head'"), ({"model": "/etc/passwd"}, "/etc/passwd"),
     ({"recipe": None, "method": "/etc/passwd"}, "/etc/passwd"),
     ({"recipe": None, "compare": ["layer_cam", "legrad"]}, "legrad"),
-    ({"exemplar": "dogs.jpg", "exemplar_box": "0,0,9000,9"}, "'dogs'"),
-    ({"visitor": "A" * 32}, "visitor"),
-]
+    ({"exemplar": "dogs.jpg", "exemplar_box": "0,0,9000,9"}, "'dogs'"), ({"visitor": "A" * 32}, "visitor"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PATHS)

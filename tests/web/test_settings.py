@@ -95,19 +95,14 @@ def test_an_address_that_makes_no_sense_opens_the_page_with_the_rest():
 @pytest.mark.parametrize(
     ("values", "names"),
     [
-        ({"thresold": 0.3}, "thresold"),
-        ({"device": "cpu"}, "device"),
-        ({"threshold": "auto"}, "auto"),
-        ({"max_boxes": 10**9}, "max_boxes from 0 to 1"),
-        ({"masks": 1}, "masks to be one of true, false"),
+        ({"thresold": 0.3}, "thresold"), ({"device": "cpu"}, "device"), ({"threshold": "auto"}, "auto"),
+        ({"max_boxes": 10**9}, "max_boxes from 0 to 1"), ({"masks": 1}, "masks to be one of true, false"),
         ({"names": ["cat"]}, "names as a text"),
         ({"templates": "secrets.txt"}, "secrets.txt"),  # a path is no name of a set
-        ({"scales": "1,99"}, "1,99"),
-        ({"refine": [1]}, "refine as a list"),
-        ({"recipe": ["fast"]}, "fast"),
+        ({"scales": "1,99"}, "1,99"), ({"refine": [1]}, "refine as a list"), ({"recipe": ["fast"]}, "fast"),
         ({"recipe": "fast", "method": "cam"}, "'cam' and fast"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_is_refused_in_a_sentence(values, names):
     with pytest.raises(UsageError) as error:
         from_mapping(values)

@@ -132,12 +132,8 @@ def imagenet_seg(root: Path, wnids: Sequence[str] = ("n02123045", "n99999999", "
 
 
 BUILD = {
-    "voc21": voc,
-    "voc20": voc,
-    "context60": context,
-    "context59": context,
+    "voc21": voc, "voc20": voc, "context60": context, "context59": context,
     "coco_object": coco_object,  # polygons
-    "context459": context459,
-    "imagenet_seg": imagenet_seg,
+    "context459": context459, "imagenet_seg": imagenet_seg,
     **{name: partial(striped, name) for name in ("coco_stuff", "cityscapes", "ade20k", "ade847")},
-}
+}  # fmt: skip

@@ -43,15 +43,11 @@ def test_every_reader_gives_pictures_with_label_maps_of_their_size(name, tmp_pat
     [
         ("voc21", 0, {0, 1, 255}),
         ("voc20", 0, {0, 255}),  # the background and the edges do not count
-        ("voc20", 1, {19, 2, 255}),
-        ("context59", 1, {58, 2}),
-        ("ade20k", 0, {149, 255}),
+        ("voc20", 1, {19, 2, 255}), ("context59", 1, {58, 2}), ("ade20k", 0, {149, 255}),
         ("context459", 0, {0, 255}),  # a class
-        ("ade847", 0, {0, 255, 65535}),
-        ("coco_stuff", 0, {0, 170}),
-        ("cityscapes", 1, {3, 255}),
+        ("ade847", 0, {0, 255, 65535}), ("coco_stuff", 0, {0, 170}), ("cityscapes", 1, {3, 255}),
     ],
-)
+)  # fmt: skip
 def test_labels_are_those_that_mmsegmentation_takes(name, number, expected, tmp_path):
     dataset = open_labelled(name, labelled.BUILD[name](tmp_path))
     assert set(np.unique(dataset.samples[number].truth.read()).tolist()) == expected

@@ -49,14 +49,11 @@ def test_shares_are_of_the_picture_as_it_is_shown(tmp_path):
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("", "empty annotation"),
-        ("1 0.5 0.5 0.4 0.5", "broken annotation"),
-        ("0 0.5 0.5 0.4", "broken annotation"),
-        ("0 0.5 0.5 0.4 wide", "broken annotation"),
-        ("0 0.1 0.1 0.5 0.1 0.5 0.5 0.9", "broken annotation"),
+        ("", "empty annotation"), ("1 0.5 0.5 0.4 0.5", "broken annotation"), ("0 0.5 0.5 0.4", "broken annotation"),
+        ("0 0.5 0.5 0.4 wide", "broken annotation"), ("0 0.1 0.1 0.5 0.1 0.5 0.5 0.9", "broken annotation"),
         ("0 0.9 0.5 0.4 0.5", "box outside"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_in_a_text_is_named(text, kind, tmp_path):
     root = build(tmp_path)
     lines(root / "labels/train/a.txt", [text])

@@ -113,15 +113,12 @@ def test_a_square_by_hand():
 @pytest.mark.parametrize(
     ("hot", "value", "box"),
     [
-        (np.s_[:0], 0, [0, 0, 0, 0]),
-        (np.s_[:], 1, [0, 0, 223, 223]),
-        (np.s_[:], 0.5, [0, 0, 223, 223]),
-        (np.s_[5, 7], 1, [7, 5, 8, 6]),
-        (np.s_[223, 223], 1, [223, 223, 223, 223]),
+        (np.s_[:0], 0, [0, 0, 0, 0]), (np.s_[:], 1, [0, 0, 223, 223]), (np.s_[:], 0.5, [0, 0, 223, 223]),
+        (np.s_[5, 7], 1, [7, 5, 8, 6]), (np.s_[223, 223], 1, [223, 223, 223, 223]),
         (np.s_[:, 220:], 1, [220, 0, 223, 223]),
     ],
     ids=["zeros", "full", "constant", "one pixel", "corner", "right border"],
-)
+)  # fmt: skip
 def test_degenerate_maps(hot, value, box):
     heat = np.zeros((224, 224))
     heat[hot] = value
