@@ -301,7 +301,7 @@ class Localizer:
         Example:
             >>> import numpy as np
             >>> inside = Localizer("mini-vit").trace(np.zeros((64, 48, 3), np.uint8), ["cat"], "legrad")
-            >>> tuple(looks.raw.shape) == (1, *looks.grid)
+            >>> tuple(inside.raw.shape) == (1, *inside.grid)
             True
         """
         if method is None and method_options:
