@@ -1,4 +1,4 @@
-"""Boxes of the connected hot regions of heatmaps, for all prompts at once."""
+"""Boxes of the connected hot regions of heatmaps, divided at their peaks, for all prompts at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

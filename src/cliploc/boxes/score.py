@@ -1,4 +1,4 @@
-"""The score of a box: the chance that it fits, estimated from its map and calibrated on pictures with true boxes."""
+"""The score of a box by its map, as a chance that it fits; and why names have no box."""
 
 from __future__ import annotations
 

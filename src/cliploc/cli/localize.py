@@ -1,4 +1,4 @@
-"""`cliploc localize`: where named things are in pictures."""
+"""`cliploc localize`, `segment`, `classify`, `demo`: commands that go over pictures, and the run that they share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks: forward passes of whole pictures, or of some of their windows. They give views, whose mean is a name's map."""
+"""Looks: passes of pictures or their windows give views, whose mean is a name's map; `look_inside` has the tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext

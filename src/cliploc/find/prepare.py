@@ -1,4 +1,4 @@
-"""What is asked for and what comes back; pictures decoded and resized to the model's input, gathered into batches."""
+"""From files to batches of the model's input, computed ahead on its device; what is asked for and what comes back."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""Names become embeddings, each once: by their words, or by pictures that stand for them (exemplars)."""
+"""Names become embeddings, each once, by words or by pictures (exemplars); what towers computed is kept."""
 
 import contextlib
 import dataclasses

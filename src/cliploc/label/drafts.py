@@ -1,4 +1,4 @@
-"""Chooses drafts and unsure boxes; chances follow what is known of the folder: docs/annotate.md."""
+"""Chooses drafts and unsure boxes, and scores drafts against corrected ones: docs/annotate.md."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace

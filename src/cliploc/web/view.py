@@ -1,4 +1,4 @@
-"""What the page shows: what can be chosen, status lines, and results as HTML, whose template is in `templates/`."""
+"""What the page asks and is shown: `/api/show` and `/api/menu`, for programs `/api/localize` and `/api/files`; HTML."""
 
 import asyncio
 import json

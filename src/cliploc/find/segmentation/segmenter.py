@@ -1,4 +1,4 @@
-"""`Segmenter`: label maps of whole pictures by several methods from the same forward passes."""
+"""`Segmenter`: label maps of pictures by several methods from the same forward passes; TLP, which PEARL needs."""
 
 from __future__ import annotations
 

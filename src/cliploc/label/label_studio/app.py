@@ -1,4 +1,4 @@
-"""Label Studio's ML backend over HTTP: the routes of label-studio-ml's SDK behind the limits of a server."""
+"""Label Studio's ML backend: its tasks' pictures, predictions, and the routes of label-studio-ml's SDK."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""Writes the report of a benchmark of boxes: the page, and its tables as CSV and Markdown; no model is loaded."""
+"""The report of a benchmark of boxes: the page with its pictures, and its tables; no model is loaded."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""`run_faithfulness`: whether maps show what a model uses, resumable; see docs/faithfulness.md."""
+"""`run_faithfulness` and its page: whether maps show what a model uses, resumable; see docs/faithfulness.md."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""`Faithfulness`: measures the maps of several methods, by one model's scores among many names."""
+"""What a faithfulness metric is, and `Faithfulness`, which measures the maps of methods by one model's scores."""
 
 import copy
 import math

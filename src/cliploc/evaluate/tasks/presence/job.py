@@ -1,4 +1,4 @@
-"""`run_presence`: are names found only where they are, are scores chances; see docs/presence.md."""
+"""`run_presence` and its page: are names found only where they are, are scores chances; see docs/presence.md."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

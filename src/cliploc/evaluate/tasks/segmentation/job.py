@@ -1,4 +1,4 @@
-"""`run_segmentation`: mIoU of a grid of settings, resumable; see docs/segmentation.md."""
+"""`run_segmentation` and its page: mIoU of a grid of settings, resumable; see docs/segmentation.md."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
