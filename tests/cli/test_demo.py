@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cliploc.cli.localize import IOU_RULE
+from cliploc.cli.demo import IOU_RULE
 from cliploc.images.demo import demo_photos
 from cliploc.images.geometry import iou_matrix
 from tests.commands import Outcome, cliploc_
