@@ -23,7 +23,7 @@ from unittest import mock
 
 from cliploc import towers
 from cliploc.cli import main
-from cliploc.find.texts import Memory
+from cliploc.find.memory import Memory
 from cliploc.localizer import Localizer  # before `create` is replaced
 
 PHOTOS = Path(towers.__file__).parents[1] / "demo_photos"

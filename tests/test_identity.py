@@ -28,8 +28,8 @@ from cliploc.evaluate.data import subsets
 from cliploc.evaluate.tasks.task import OTHER_SAMPLES
 from cliploc.find.calibration import package_calibration
 from cliploc.find.learnt import HOLDS_FOR, Learnt
+from cliploc.find.memory import Memory
 from cliploc.find.recipes import recipe_of
-from cliploc.find.texts import Memory
 from cliploc.label.annotate import annotate
 from cliploc.label.worker import RESERVED
 from cliploc.localizer import Localizer

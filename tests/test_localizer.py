@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.find import texts
 from cliploc.find.flow import Flow
+from cliploc.find.memory import Memory
 from cliploc.find.prepare import DECODERS, Prepared, RunOptions
-from cliploc.find.texts import Memory
 from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.methods.cam import cam

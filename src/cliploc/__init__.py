@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from cliploc.errors import CliplocError, CliplocWarning, InputError, ModelError, UnknownNameError, UsageError
     from cliploc.evaluate.data import list_datasets
     from cliploc.evaluate.metrics import list_metrics
+    from cliploc.find.memory import Memory
     from cliploc.find.recipes import list_methods, list_models
-    from cliploc.find.texts import Memory
     from cliploc.formats import list_exports
     from cliploc.label.annotate import annotate
     from cliploc.label.results import AnnotateResult
@@ -54,7 +54,7 @@ __getattr__ = on_first_use(  # so that `import cliploc` stays light: no torch
         "cliploc.formats": ("list_exports",),
         "cliploc.localization": ("Localization",),
         "cliploc.localizer": ("Localizer",),
-        "cliploc.find.texts": ("Memory",),
+        "cliploc.find.memory": ("Memory",),
         "cliploc.support.reporter": ("Reporter",),
         "cliploc.values": ("Boxes", "Masks"),
     },

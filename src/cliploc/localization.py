@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, masks
 from cliploc.boxes.masks import MaskSource
-from cliploc.boxes.score import by_rule
+from cliploc.boxes.reasons import by_rule
 from cliploc.errors import UsageError
 from cliploc.images.geometry import Frame
 from cliploc.images.reading import picture_bytes

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cliploc import Localization, Options, UsageError, towers
 from cliploc.boxes import BoxRule, masks
-from cliploc.find import calibration, heads, identity, looks, prepare, prompts, tasks, texts
+from cliploc.find import calibration, heads, identity, looks, prompts, running, tasks, texts
 from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
 from cliploc.find.looks import MaskedEncoder
@@ -84,7 +84,7 @@ class Localizer:
             towers.check_guide(chosen.guide)
         crops = texts.read_exemplars(chosen.exemplars)
         if isinstance(model, str):
-            model = prepare.create(model, pretrained, chosen.device, chosen.precision)
+            model = running.create(model, pretrained, chosen.device, chosen.precision)
         self.backbone = model
         self.precision = towers.precision_name(self.backbone.dtype)
         guide, device = chosen.guide, str(self.backbone.device)
@@ -306,7 +306,7 @@ class Localizer:
         """
         if method is None and method_options:
             raise UsageError("expected a method with method_options, got none: name the method that they belong to")
-        with prepare.torch_modes(self.backbone.device):
+        with running.torch_modes(self.backbone.device):
             flow, task, _ = self._resolved(method, method_options)
             request = Request(0, image, names)
             item = flow.preparation.prepare(request, prompts.parse(names, self.templates), source_of(request))
@@ -388,7 +388,7 @@ def _found_in(results: Generator[Result, None, None]) -> Generator[dict[str, Loc
 def classifier(model: str = "mini", pretrained: str | None = None, **options: Any) -> Localizer:
     """A localizer to `classify` with, for a tower of any kind; pictures are fitted in the model's way by default."""
     chosen = Options.of(**options)
-    backbone = prepare.create(model, pretrained, chosen.device, chosen.precision)
+    backbone = running.create(model, pretrained, chosen.device, chosen.precision)
     if chosen.resize is None and backbone.resize_policy.startswith("crop"):
         options["resize"] = "crop"  # CLIP's own; without this a localizer pads
     return Localizer(backbone, **options)

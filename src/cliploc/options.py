@@ -25,7 +25,7 @@ from cliploc.images.exemplars import Exemplar, exemplar_of
 from cliploc.support.files import user_path
 
 if TYPE_CHECKING:
-    from cliploc.find.texts import Memory
+    from cliploc.find.memory import Memory
     from cliploc.towers.tower import Backbone, Guide
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by torch's names, as torch is not imported here
@@ -496,7 +496,7 @@ class Options(Checked):
         16, group="run", metavar="1-4096", help="Pictures, or masked pictures, per forward pass.",
     )
     text_cache: bool = option(
-        True, group="run", help="Cache the embeddings of names on disk.", about="See `cliploc.find.texts`.",
+        True, group="run", help="Cache the embeddings of names on disk.", about="See `cliploc.find.memory`.",
         harmless="a cached embedding is the one that was computed",
     )
     memory: Memory | None = option(

@@ -14,7 +14,7 @@ from pycocotools import mask as coco
 
 from cliploc.boxes import BoxRule
 from cliploc.boxes.masks import GrabCutMasks, merged, outlines
-from cliploc.boxes.score import boxes_of
+from cliploc.boxes.reasons import boxes_of
 from cliploc.document import to_document
 from cliploc.draw.overlay import draw_names, scaled
 from cliploc.errors import UsageError

@@ -14,7 +14,7 @@ import pytest
 from cliploc import __version__
 from cliploc import options as config
 from cliploc.cli.commands import LISTED, NAMES, SECTIONS, command_of
-from cliploc.cli.localize import PhotoRun
+from cliploc.cli.photos import PhotoRun
 from cliploc.cli.terminal import Terminal
 from cliploc.draw import overlay
 from cliploc.errors import ModelError

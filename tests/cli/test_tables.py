@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.cli.localize import IOU_RULE
+from cliploc.cli.demo import IOU_RULE
 from cliploc.draw.colours import NAME_COLOURS
 from cliploc.find import prompts
 from cliploc.find.segmentation.protocol import protocol_for

@@ -6,9 +6,10 @@ import torch
 
 from cliploc.find import presence as module
 from cliploc.find import prompts
+from cliploc.find.memory import Memory
 from cliploc.find.presence import Bank, bank_names
 from cliploc.find.prompts import labels_of
-from cliploc.find.texts import Memory, Texts
+from cliploc.find.texts import Texts
 from cliploc.label.worker import AnnotateWorker
 from tests.test_localizer import TALL, WIDE, build
 

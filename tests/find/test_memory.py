@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cliploc.find.texts import LruCache, Memory, TextCache, cache_folder
+from cliploc.find.memory import LruCache, Memory, TextCache, cache_folder
 from cliploc.localizer import Localizer
 from cliploc.support.reporter import Reporter
 from tests.test_localizer import PHOTOS, WIDE, same

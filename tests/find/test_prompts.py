@@ -17,10 +17,11 @@ from cliploc.errors import UsageError
 from cliploc.find import prompts
 from cliploc.find import texts as texts_module
 from cliploc.find.calibration import OF_BOX
+from cliploc.find.memory import Memory
 from cliploc.find.presence import Bank
 from cliploc.find.prompts import parse
 from cliploc.find.segmentation.protocol import protocol_for
-from cliploc.find.texts import REMARKS, Memory, Texts
+from cliploc.find.texts import REMARKS, Texts
 from cliploc.images.exemplars import Exemplar, split_entries
 from cliploc.localizer import Localizer
 from cliploc.methods.cam import cam

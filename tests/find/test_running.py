@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from cliploc.boxes import BoxRule
 from cliploc.errors import ModelError, UsageError
 from cliploc.find.looks import Look, StitchedFeatures
-from cliploc.find.prepare import computed_ahead
+from cliploc.find.running import computed_ahead
 from cliploc.images.geometry import Frame, padding_least
 from cliploc.localizer import Localizer
 from cliploc.methods import min_max

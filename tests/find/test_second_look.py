@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from cliploc.boxes import BoxRule
-from cliploc.cli.localize import rows_of
+from cliploc.cli.photos import rows_of
 from cliploc.document import to_document
 from cliploc.draw.overlay import run_line
 from cliploc.errors import InputError

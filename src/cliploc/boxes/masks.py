@@ -1,4 +1,4 @@
-"""Masks at the picture's resolution, for boxes, for names, and a label map; GrabCut moves edges to those of colours."""
+"""Masks at the picture's size, their outlines as polygons, label maps; GrabCut moves edges to those of colours."""
 
 from __future__ import annotations
 

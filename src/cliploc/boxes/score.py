@@ -1,25 +1,19 @@
-"""The score of a box: the chance that it fits, estimated from its map and calibrated on pictures with true boxes."""
+"""The score of a box by its map: the chance that it fits, calibrated on pictures with true boxes.
 
-from __future__ import annotations
+Where a second look runs (`cliploc.find.second_look`), its chance replaces this score.
+"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes import components
-from cliploc.boxes import components as parts
 from cliploc.boxes.components import BoxRule, MapBoxes
-from cliploc.boxes.sides import moved, readings
-from cliploc.images.geometry import Frame
 from cliploc.options import MIN_SCORE
-from cliploc.values import Boxes, FloatArray, Floats, Threshold, rounded_below
-
-if TYPE_CHECKING:
-    from cliploc.localization import Localization
+from cliploc.values import FloatArray, Floats, Threshold
 
 MOVED = 0.1  # how far τ is moved to see whether a box depends on it
 RING = 0.5  # how far the ring round a box goes, as a share of the box's side
@@ -56,7 +50,7 @@ def scored_regions(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArr
         top = float(heat.max())
         low = float(components.hot_levels(heat[None], rule.threshold)[0]) - MOVED * top
         # Mostly no region would be divided, neither at the rule's τ nor at τ − `MOVED`, and that is quickly told.
-        if not parts.may_divide(heat, None, low, split_peaks * top, rule.connectivity):
+        if not components.may_divide(heat, None, low, split_peaks * top, rule.connectivity):
             split_peaks = 1.0
     every = replace(rule, split_peaks=split_peaks, nms_iou=None, max_boxes=None)  # what follows chooses by score
     boxes, labels = components.labelled_boxes(heat, every)
@@ -125,7 +119,7 @@ def _regions(heat: FloatArray, level: float, rule: BoxRule) -> npt.NDArray[np.in
         every = replace(rule, threshold=share, components="all", min_area=0.0, nms_iou=None, max_boxes=None)
         return components.boxes_from_maps(heat[None], every).xyxy.astype(np.int64)
     hot = (heat > np.float32(max(level, 0.0))).astype(np.uint8)
-    return components.corners_of(parts.outer_outlines(hot))
+    return components.corners_of(components.outer_outlines(hot))
 
 
 def _likeness(boxes: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> Floats:
@@ -139,82 +133,3 @@ def _likeness(boxes: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> Fl
         shared = (high - low).clip(min=0).prod(axis=2)  # [rows, m]
         best[part] = (shared / (area[part, None] + other_area - shared)).max(axis=1, initial=0)
     return best
-
-
-NO_SCORE, NO_REGION = "no box scores", "no region of its map reaches"  # how reasons begin that depend on a rule
-
-
-def boxes_of(
-    frame: Frame,
-    maps: FloatArray,
-    found: npt.NDArray[np.bool_],
-    names: tuple[str, ...],
-    rule: BoxRule,
-    sides: FloatArray | None = None,
-) -> Boxes:
-    """Maps `[P, H, W]` over a frame's input → the boxes of the names found, in original pixels."""
-    indices = np.flatnonzero(found)
-    x0, y0, x1, y1 = frame.visible_xyxy  # min_area is a share of the picture, not of its padding
-    on_map = scored_boxes(maps[indices, y0:y1, x0:x1], rule)
-    label = indices[on_map.index]
-    xyxy = frame.to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32)
-    if sides is not None:
-        for p in np.unique(label):
-            of_name = xyxy[label == p]
-            xyxy[label == p] = moved(of_name, sides[p], readings(of_name, maps[p], frame), frame)
-    return Boxes(xyxy, on_map.score, label.astype(np.int64), names)
-
-
-def boxes_and_reasons(
-    frame: Frame,
-    maps: FloatArray,
-    reasons: Sequence[str | None],
-    names: tuple[str, ...],
-    rule: BoxRule,
-    sides: FloatArray | None = None,
-) -> tuple[Boxes, tuple[str | None, ...]]:
-    """The boxes of the names that are present, and the reasons of the others, now also of names without a box."""
-    present = np.array([reason is None for reason in reasons], bool)
-    boxes = boxes_of(frame, maps, present, names, rule, sides)
-    boxless = present.copy()
-    boxless[boxes.label] = False
-    if not boxless.any():
-        return boxes, tuple(reasons)
-    low = boxes_of(frame, maps, boxless, names, replace(rule, min_score=0.0)).label
-    of_rule = {True: f"{NO_SCORE} {rule.min_score:g} or more", False: f"{NO_REGION} {rule.min_area:g} of the picture"}
-    return boxes, tuple(of_rule[p in low] if boxless[p] else reason for p, reason in enumerate(reasons))
-
-
-def absence(presence: float, least: float, rule: str | None) -> str:
-    """Why a name whose presence is below the least is not found; the rule is that of `Localization.presence_rule`."""
-    guess = " (uncalibrated)" if rule == "bank" else ""
-    return f"not in the picture: presence {rounded_below(presence, least)}{guess} is below {least:g}"
-
-
-def _edges(rule: BoxRule) -> BoxRule:
-    """A rule without what chooses among its boxes."""
-    return replace(rule, max_boxes=None, min_score=0.0)
-
-
-def by_rule(result: Localization, rule: BoxRule, min_presence: float) -> Localization:
-    """The same maps with boxes by another rule and minimum of presence; see `Localization.by`."""
-    reopened = [why is not None and why.startswith((NO_SCORE, NO_REGION)) for why in result.reasons]
-    reopened = [why or result.verdict(p) == "unsure" for p, why in enumerate(reopened)]
-    if result.judged is not None:
-        reopened = (result.judged.contrasted | reopened).tolist()
-    reasons = [None if again else why for why, again in zip(result.reasons, reopened, strict=True)]
-    every, second = rule, result.second_look
-    if second is not None:
-        every, second = _edges(rule), replace(second, min_presence=min_presence)
-        reasons = second.absences(reasons)
-    elif result.presence is not None:
-        for p, score in enumerate(result.presence.tolist()):
-            if reasons[p] is None and score < min_presence:
-                reasons[p] = absence(score, min_presence, result.presence_rule)
-    boxes, why_not = boxes_and_reasons(result.frame, result.maps, reasons, result.names, every, result.sides)
-    same = result.rule is not None and _edges(rule) == _edges(result.rule)
-    made = replace(result, threshold=rule.threshold, rule=rule, second_look=second)
-    made = made if same else replace(made, calibrated=None)  # chances were fitted to boxes of the other rule
-    if second is not None:
-        return made.judged_by(second.judge(boxes, why_not, rule))
-    return replace(made, boxes=boxes, found=np.array([why is None for why in why_not]), reasons=why_not)

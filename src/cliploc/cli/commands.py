@@ -44,9 +44,6 @@ LISTED = {
 }
 NAMES = [name for names in LISTED.values() for name in names]
 HOMES = {  # the others' modules stand beside this one and have their names
-    "segment": "cliploc.cli.localize",
-    "classify": "cliploc.cli.localize",
-    "demo": "cliploc.cli.localize",
     "models": "cliploc.cli.lists",
     "methods": "cliploc.cli.lists",
     "serve": "cliploc.web.command",

@@ -14,7 +14,8 @@ from rich.text import Text
 import cliploc
 from cliploc import Options, UsageError
 from cliploc.cli import options as cli
-from cliploc.cli.localize import MAPS_AT_ONCE, PhotoRun, rows_of, settings_of
+from cliploc.cli.localize import MAPS_AT_ONCE
+from cliploc.cli.photos import PhotoRun, rows_of, settings_of
 
 LISTS = ("model", "pretrained", "method", "method_options", "recipe", "masks_by")  # of its own form; no masks
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"

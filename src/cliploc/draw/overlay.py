@@ -1,4 +1,4 @@
-"""Draws a `Localization`: heat and boxes on the photograph, for one name or several."""
+"""Draws a `Localization` on its photograph (heat and boxes, for one name or several), and label maps."""
 
 from __future__ import annotations
 

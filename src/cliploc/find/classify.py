@@ -10,7 +10,8 @@ from cliploc.errors import UsageError
 from cliploc.find import prompts
 from cliploc.find.flow import Flow
 from cliploc.find.looks import check_finite
-from cliploc.find.prepare import OnError, Prepared, Request, Unreadable, stacked, torch_modes
+from cliploc.find.prepare import OnError, Prepared, Request, Unreadable, stacked
+from cliploc.find.running import torch_modes
 from cliploc.images.reading import Picture
 from cliploc.options import is_integer, short
 from cliploc.support.reporter import Reporter

@@ -20,8 +20,9 @@ from cliploc.boxes.masks import MaskSource
 from cliploc.find import looks, recipes
 from cliploc.find.calibration import Calibration
 from cliploc.find.learnt import Lesson
-from cliploc.find.prepare import Preparation, Prepared, Progress, Request, Result, RunOptions, Unreadable, torch_modes
+from cliploc.find.prepare import Preparation, Prepared, Request, Result, RunOptions, Unreadable
 from cliploc.find.presence import Bank, Evidence, Presence
+from cliploc.find.running import Progress, torch_modes
 from cliploc.find.second_look import SecondLook, regions_of
 from cliploc.find.steps import Steps, TaskMaps
 from cliploc.find.tasks import Task, TaskMaker, present_names

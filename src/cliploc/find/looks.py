@@ -1,4 +1,4 @@
-"""Looks: forward passes of whole pictures, or of some of their windows. They give views, whose mean is a name's map."""
+"""Looks: passes of pictures or their windows give views, whose mean is a name's map; `look_inside` has the tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,9 +14,11 @@ from torch.nn import functional as F
 from cliploc import towers
 from cliploc.errors import ModelError, UsageError
 from cliploc.find.learnt import Redrawn
-from cliploc.find.prepare import Prepared, Progress, stacked, torch_modes
+from cliploc.find.memory import Remembered, once
+from cliploc.find.prepare import Prepared, stacked
+from cliploc.find.running import Progress, torch_modes
 from cliploc.find.tasks import Task
-from cliploc.find.texts import Remembered, Texts, once
+from cliploc.find.texts import Texts
 from cliploc.images.geometry import Frame, Mosaic
 from cliploc.methods import Context, differentiable, leaf, min_max, patches_of, raw_maps
 from cliploc.methods.legrad import block_gradients

@@ -18,12 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cliploc.boxes.score import absence
+from cliploc.boxes.reasons import absence
 from cliploc.find import prompts
 from cliploc.find.calibration import UNSURE, Calibration
 from cliploc.find.looks import of_names
-from cliploc.find.prepare import Prepared, torch_modes
-from cliploc.find.texts import ALIKE, Texts, cache_of
+from cliploc.find.memory import cache_of
+from cliploc.find.prepare import Prepared
+from cliploc.find.running import torch_modes
+from cliploc.find.texts import ALIKE, Texts
 from cliploc.localization import PresenceRule
 from cliploc.values import Floats, TextSet
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from cliploc.boxes import BoxRule
 from cliploc.boxes.components import are_first
-from cliploc.boxes.score import NO_SCORE, absence, high_enough
+from cliploc.boxes.reasons import NO_SCORE, absence
+from cliploc.boxes.score import high_enough
 from cliploc.find.calibration import OF_BOX, UNSURE, Calibration, logit
 from cliploc.find.presence import Rivals
 from cliploc.images.geometry import Frame

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.boxes import BoxRule
-from cliploc.boxes.score import boxes_and_reasons
+from cliploc.boxes.reasons import boxes_and_reasons
 from cliploc.find import learnt, looks
 from cliploc.find.prepare import Prepared
 from cliploc.find.presence import Reasons

@@ -28,7 +28,6 @@ import numpy.typing as npt
 
 from cliploc.errors import UsageError
 from cliploc.images import rle
-from cliploc.images import rle as polygons
 from cliploc.images.reading import READ_BY_ALL, load
 from cliploc.images.rle import Counts, Rle
 from cliploc.options import short
@@ -170,8 +169,8 @@ def spellings(name: str) -> tuple[str, ...]:
 
 def polygon_runs(polygons_or_runs: object, size_wh: Size) -> Counts:
     """The runs of polygons in pixels, or of a list of run lengths, as COCO has them."""
-    outlines = polygons.outlines_of(polygons_or_runs, size_wh)
-    return rle.united([polygons.outline_runs(outline, size_wh[::-1]) for outline in outlines])
+    outlines = rle.outlines_of(polygons_or_runs, size_wh)
+    return rle.united([rle.outline_runs(outline, size_wh[::-1]) for outline in outlines])
 
 
 def pictures_of(pictures: Pictures, settings: ExportSettings) -> Pictures:

@@ -1,4 +1,4 @@
-"""Masks as COCO's run-length codes, which pycocotools writes.
+"""Masks as COCO's run-length codes, which pycocotools writes; polygons and crowds, drawn by it.
 
 A code is `{"size": [height, width], "counts": text}`. The mask is read column by column; `counts` holds the lengths of
 its runs, of 0 and 1 in turn, beginning with 0. In the compressed text each count from the fourth on is the difference

@@ -1,4 +1,4 @@
-"""Finds the pictures of a run (folder, pattern, list, paths), and detects replaced ones: stamps and digests."""
+"""The pictures of a run: finds them (folder, pattern, list, paths), with what is true of them; sees replaced ones."""
 
 import functools
 import glob

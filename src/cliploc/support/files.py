@@ -1,4 +1,4 @@
-"""Paths as users write them, and files that are written atomically: under a temporary name, flushed, then renamed."""
+"""Files: paths as users write them, documents read by a schema, and writing that is whole or not at all."""
 
 import errno
 import json

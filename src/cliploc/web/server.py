@@ -1,4 +1,4 @@
-"""How every server of this package listens and ends, and what all its pages load."""
+"""Every server of this package: how it listens and ends, what its pages load, and the gate that says who may ask."""
 
 import base64
 import hmac

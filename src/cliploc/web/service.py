@@ -16,8 +16,8 @@ from cliploc.boxes import BoxRule
 from cliploc.boxes.masks import GrabCutMasks, MaskSource
 from cliploc.draw.overlay import fit_within
 from cliploc.find.heads import read_config
+from cliploc.find.memory import LruCache
 from cliploc.find.recipes import Recipe, recipe_of
-from cliploc.find.texts import LruCache
 from cliploc.images.exemplars import Exemplar
 from cliploc.images.reading import Picture, load
 from cliploc.methods import find, fitting

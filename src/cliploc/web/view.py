@@ -1,4 +1,4 @@
-"""What the page shows: what can be chosen, status lines, and results as HTML, whose template is in `templates/`."""
+"""What the page asks and is shown: `/api/show` and `/api/menu`, for programs `/api/localize` and `/api/files`; HTML."""
 
 import asyncio
 import json
@@ -24,8 +24,8 @@ from cliploc import CliplocError, Localization, Reporter, UsageError
 from cliploc.draw.colours import NAME_COLOURS
 from cliploc.draw.html import Templates, count, data_uri, embedded
 from cliploc.draw.overlay import draw_names, file_name, fit_within, heat_layer, heatmap_alt, scaled
+from cliploc.find.memory import LruCache
 from cliploc.find.recipes import Recipe
-from cliploc.find.texts import LruCache
 from cliploc.images.reading import picture_bytes
 from cliploc.methods import find
 from cliploc.support.process import out_of_memory

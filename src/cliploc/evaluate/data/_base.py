@@ -1,4 +1,4 @@
-"""What readers of datasets are made of: what they find, the registries, and files with one entry per line."""
+"""What readers of datasets are made of: what they find, the registries, and how it becomes samples or problems."""
 
 import csv
 import difflib

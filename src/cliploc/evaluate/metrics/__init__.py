@@ -3,12 +3,9 @@
 from typing import Literal
 
 from cliploc.evaluate.metrics._base import (
-    CONVENTIONS,
     DEFAULT,
     TAUS,
     Bootstrap,
-    BoxCurve,
-    Convention,
     Interval,
     JudgedMap,
     MeanMetric,
@@ -17,16 +14,21 @@ from cliploc.evaluate.metrics._base import (
     Number,
     all_metrics,
     all_numbers,
-    box_curve,
-    boxes_on_map,
-    check_header,
-    checked_map,
-    contour_boxes,
     joined,
     judge_map,
     metric,
     metrics,
     ratio,
+)
+from cliploc.evaluate.metrics._boxes import (
+    CONVENTIONS,
+    BoxCurve,
+    Convention,
+    box_curve,
+    boxes_on_map,
+    check_header,
+    checked_map,
+    contour_boxes,
 )
 from cliploc.evaluate.metrics.coco_ap import CocoAP
 from cliploc.evaluate.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, hit_at, largest_hits

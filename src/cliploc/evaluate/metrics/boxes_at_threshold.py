@@ -5,8 +5,8 @@ from typing import ClassVar
 import numpy as np
 
 from cliploc.boxes import BoxRule, boxes_from_maps
-from cliploc.evaluate.metrics import _base
 from cliploc.evaluate.metrics import _base as base
+from cliploc.evaluate.metrics import _boxes
 
 
 @base.metric
@@ -54,6 +54,6 @@ class VLScoreRule(base.MeanMetric):
         self._rule = BoxRule(threshold, min_area=0.001, nms_iou=None, connectivity=4)
 
     def value_of(self, judged: base.JudgedMap) -> float:
-        heat = _base.checked_map(judged.heat, "exact").astype(np.float32)
+        heat = _boxes.checked_map(judged.heat, "exact").astype(np.float32)
         predicted = boxes_from_maps(heat[None], self._rule).xyxy
-        return float(_base.iou(predicted, judged.boxes, 0).max(initial=0.0) >= 0.5)
+        return float(_boxes.iou(predicted, judged.boxes, 0).max(initial=0.0) >= 0.5)

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.metrics import _base
 from cliploc.evaluate.metrics import _base as base
+from cliploc.evaluate.metrics import _boxes
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
@@ -58,7 +58,7 @@ class CocoAP:
         found, true = (np.asarray(of, np.float64).reshape(-1, 4) for of in (boxes, truth))
         values = np.asarray(scores, np.float64)
         order = np.argsort(-values, kind="stable")[:MOST_BOXES]
-        of_label[picture] = _Judged(values[order], matches(_base.iou(found[order], true, 0)), len(true))
+        of_label[picture] = _Judged(values[order], matches(_boxes.iou(found[order], true, 0)), len(true))
 
     def compute(self, bootstrap: base.Bootstrap = base.DEFAULT) -> tuple[dict[str, float], dict[str, base.Interval]]:
         """The numbers of `NUMBERS` from 0 to 1, and their intervals; empty where nothing is true."""

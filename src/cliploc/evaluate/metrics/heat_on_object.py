@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.evaluate.metrics import _base as base
-from cliploc.evaluate.metrics._base import JudgedMap, Number, checked_map
+from cliploc.evaluate.metrics._base import JudgedMap, Number
+from cliploc.evaluate.metrics._boxes import checked_map
 from cliploc.values import FloatArray
 
 TOLERANCE = 15  # pixels beside a box, of the pointing game

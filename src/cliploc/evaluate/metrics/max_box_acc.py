@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import _base as base
-from cliploc.evaluate.metrics._base import Bootstrap, BoxCurve, Floats, JudgedMap, Number, Score, level
+from cliploc.evaluate.metrics._base import Bootstrap, JudgedMap, Number, Score
+from cliploc.evaluate.metrics._boxes import BoxCurve, Floats, level
 
 Bools = npt.NDArray[np.bool_]
 LEVELS = 256

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.metrics import _base
 from cliploc.evaluate.metrics import _base as base
+from cliploc.evaluate.metrics import _boxes
 from cliploc.evaluate.metrics._base import Bootstrap, JudgedMap
 
 EDGES = np.append(base.TAUS, [1.0, 2.0])  # of the score bins; the last bin holds scores of 1
@@ -45,7 +45,7 @@ class PxAP(base.Metric):
         self._false = np.zeros_like(self._true)
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
-        heat = _base.checked_map(judged.heat, "exact")
+        heat = _boxes.checked_map(judged.heat, "exact")
         # Histograms of the scores [2, 1001]: pixels of the object, and pixels outside it.
         counts = [np.histogram(heat[place], EDGES)[0] for place in base.checked_masks(judged)]
         return {"pxap": zlib.compress(np.concatenate(counts).astype("<u4").tobytes())}

@@ -1,4 +1,4 @@
-"""The tables of all reports: on the page, as Markdown, LaTeX and CSV."""
+"""The tables of all reports, on the page, as Markdown, LaTeX and CSV; and their figures."""
 
 import csv
 import io

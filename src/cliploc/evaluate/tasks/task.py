@@ -22,7 +22,6 @@ from cliploc.evaluate.tasks.tables import Best, Cell, number_cell, seven_digits,
 from cliploc.evaluate.tasks.worker import EvaluationWorker, JudgeOf
 from cliploc.registry import plugin_sources
 from cliploc.runs import picture_files, plan, store
-from cliploc.runs import store as evaluation
 from cliploc.runs.engine import Engine, Notes, Part, Ready, Shard, interrupt_message, pictures_in_words, run_here
 from cliploc.runs.picture_files import LabelledPicture, PromptedPicture
 from cliploc.support.files import locked, write_json
@@ -56,7 +55,7 @@ class Outcome(msgspec.Struct, frozen=True):
 class Tally:
     """Counts the rows of one setting; this one only pictures, for runs whose rows are read by what follows them."""
 
-    def add(self, row: evaluation.Row) -> None:
+    def add(self, row: store.Row) -> None:
         """Counts the row of a picture that did not fail."""
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002
@@ -255,7 +254,7 @@ def run_task(
                 engine(group, Ready(partial(worker_of, tuple(settings[i] for i in chosen)), ready), save, reporter)
         reporter.phase("summary")
         summary = conclude(out, run, task)
-        return BenchmarkResult(task, evaluation.manifest_of(run), out, summary, notes.lines, every, done, resumed)
+        return BenchmarkResult(task, store.manifest_of(run), out, summary, notes.lines, every, done, resumed)
 
 
 def _begun(
@@ -268,7 +267,7 @@ def _begun(
             f"{out} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
             "choose another --out"
         )
-    run, asked_for = evaluation.open_run(out, (evaluation.PICTURE, table_of(task.columns()))), {*manifest["settings"]}
+    run, asked_for = store.open_run(out, (store.PICTURE, table_of(task.columns()))), {*manifest["settings"]}
     try:
         with run.transaction():
             if stored := run.get("manifest"):  # settings are added to those of before
@@ -292,18 +291,18 @@ def _begun(
 
 def conclude(out: Path, run: store.Store, task: BenchmarkTask) -> dict[str, Summary]:
     """Computes the numbers of all rows, and writes them and what other programs read."""
-    manifest = evaluation.manifest_of(run)
+    manifest = store.manifest_of(run)
     tallies = {setting["id"]: task.tally(setting, manifest) for setting in manifest["settings"]}
-    summary = summed_up(evaluation.rows_in(out, task.counted()), tallies)
+    summary = summed_up(store.rows_in(out, task.counted()), tallies)
     run["summary"] = summary
     write_json(out / "summary.json", _document(task, summary))
     write_json(out / "manifest.json", manifest)
-    write_parquet(out / "rows.parquet", evaluation.rows_in(out), task.columns())
+    write_parquet(out / "rows.parquet", store.rows_in(out), task.columns())
     return summary
 
 
 def summed_up(
-    rows: Iterable[evaluation.Row], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT
+    rows: Iterable[store.Row], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT
 ) -> dict[str, Summary]:
     """Computes the numbers of a run, setting → numbers; the rows may be in any order."""
     failed: dict[str, list[dict[str, str | None]]] = {name: [] for name in tallies}

@@ -44,13 +44,12 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
     start_time = time.perf_counter()
     with terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.evaluate.train import trainer
-        from cliploc.evaluate.train import trainer as training_set
-        from cliploc.find.prepare import check_device
+        from cliploc.find.running import check_device
         from cliploc.towers import create
 
         cli.use_threads(flags.threads)
         settings = TrainSettings(method=name, kind=flags.head, **chosen.changed())  # type: ignore[arg-type]  # it checks
-        pictures = (training_set.read_csv if flags.root.is_file() else training_set.read_folder)(flags.root)
+        pictures = (trainer.read_csv if flags.root.is_file() else trainer.read_folder)(flags.root)
         device = check_device(options.device)
         backbone = create(str(options.model), options.pretrained, device, precision=options.precision)
 

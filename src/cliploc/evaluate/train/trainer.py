@@ -1,4 +1,4 @@
-"""Trains a head on cached features from image labels; resumed from an epoch's checkpoint, the same head."""
+"""Trains a head from image labels: the pictures, their cached features, and epochs that resume to the same head."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""`Segmenter`: label maps of whole pictures by several methods from the same forward passes."""
+"""`Segmenter`: label maps of pictures by several methods from the same forward passes; TLP, which PEARL needs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.find import prompts
-from cliploc.find.prepare import torch_modes
 from cliploc.find.recipes import recipe_of
+from cliploc.find.running import torch_modes
 from cliploc.find.segmentation.protocol import Protocol
 from cliploc.find.segmentation.regions import Regions, region_source, voted
 from cliploc.find.tasks import Task

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from cliploc.find.prepare import torch_modes
+from cliploc.find.running import torch_modes
 from cliploc.find.second_look import mean_in
 from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer

@@ -1,4 +1,4 @@
-"""Label Studio's ML backend over HTTP: the routes of label-studio-ml's SDK behind the limits of a server."""
+"""Label Studio's ML backend: its tasks' pictures, predictions, and the routes of label-studio-ml's SDK."""
 
 import asyncio
 import base64
@@ -29,7 +29,7 @@ from starlette.routing import Route
 from cliploc import __version__
 from cliploc.boxes.masks import merged
 from cliploc.errors import CliplocError, InputError, UsageError
-from cliploc.find import prepare, prompts, texts
+from cliploc.find import memory, prepare, prompts
 from cliploc.find.learnt import load_learnt, misfit
 from cliploc.formats.labelstudio import KINDS, Kind, polygon_shape, rectangle_shape, region
 from cliploc.images.reading import load
@@ -272,7 +272,7 @@ class Predictor:
     def __init__(
         self, options: Options, pictures: PictureSource, max_pixels: int, drafts: ReviewFolder | None = None
     ) -> None:
-        self._options = options.but(memory=texts.Memory(MEMORY))
+        self._options = options.but(memory=memory.Memory(MEMORY))
         self._pictures, self._max_pixels = pictures, max_pixels
         self._localizer = Localizer(**self._options.changed())
         self._learnt: str | None = None  # a digest of the lessons that it has

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from cliploc.boxes import BoxRule
 from cliploc.boxes.masks import box_masks
-from cliploc.boxes.score import boxes_of
+from cliploc.boxes.reasons import boxes_of
 from cliploc.boxes.sides import ALIKE, learnt, moved, offsets, readings
 from cliploc.find.calibration import UNSURE, logit
 from cliploc.find.directions import (
@@ -55,116 +55,6 @@ from cliploc.runs.label_store import (
     TaughtPicture,
 )
 from cliploc.values import Boxes, FloatArray, Floats
-
-A = TypeVar("A")
-B = TypeVar("B")
-TOGETHER = 32  # pictures that are drawn together: a query of their lessons
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How boxes are made of taught maps, as a run's settings have it."""
-
-    rule: BoxRule
-    level: float | None  # τ of the step `level`; None without it
-    masks: bool
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Drawing:
-        """That of a run."""
-        rule = BoxRule(**{option.name: settings[option.name] for option in fields(BoxRule)})
-        level = settings["teaching"]["level"]
-        return cls(rule, level, bool(settings.get("masks", False)))
-
-    def found(self, lesson: Lesson, heat: FloatArray) -> OnMap:
-        """The boxes of a name's map `[H, W]`, best first."""
-        every = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
-        likely = every.score >= LEAST_FIT
-        likely[:1] = True
-        boxes = every.where(likely)
-        return OnMap(heat, boxes, readings(boxes.xyxy, heat, lesson.frame))
-
-    def boxes(
-        self,
-        lesson: Lesson,
-        found: Mapping[int, OnMap],  # of the taught names that may be there
-        sides: Mapping[int, Floats],  # label → how the sides of its boxes are moved
-    ) -> list[Candidate]:
-        """A picture's boxes of the taught names."""
-        made: list[Candidate] = []
-        for p, one in found.items():
-            xyxy, count = moved(one.boxes.xyxy, sides[p], one.read, lesson.frame), len(one.boxes)
-            masks: list[str | None] = [None] * count
-            if self.masks:
-                on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
-                drawn_masks = box_masks(lesson.frame, one.heat[None], on_map, self.rule)
-                masks = [encode(mask)["counts"] for _, mask in drawn_masks]
-            for score, corners, mask in zip(one.boxes.score.tolist(), xyxy.tolist(), masks, strict=True):
-                x0, y0, x1, y1 = (round(side, 2) for side in corners)
-                fit = round(score, 4)
-                made.append(Candidate(p, (x0, y0, x1, y1), fit, fit, mask))
-        return made
-
-
-@dataclass(frozen=True)
-class OnMap:
-    """One name's boxes in a picture, before their sides are moved."""
-
-    heat: FloatArray  # [H, W] the map that they are of
-    boxes: Boxes  # best first
-    read: Floats  # at their sides; see `teaching.sides`
-
-
-@dataclass(frozen=True)
-class Drawer:
-    """Draws the pictures of a run with the directions of its names."""
-
-    run: LabellingRun
-    drawing: Drawing
-    known: Directions
-    pictures: Sequence[Picture]
-    chances: Sequence[Mapping[int, float]]  # of each: label → the chance of a taught name before it was taught
-
-    def rows(self) -> Iterator[TaughtPicture]:
-        """The taught names of each picture, in order."""
-        pictures = range(len(self.pictures))
-        several = [pictures[start : start + TOGETHER] for start in range(0, len(pictures), TOGETHER)]
-        return itertools.chain.from_iterable(each(self._draw, several))
-
-    def _draw(self, pictures: Sequence[int]) -> list[TaughtPicture]:
-        """Some of the pictures; those with the same names are drawn together, which is faster."""
-        lessons, presence = lessons_of(self.run, [self.pictures[i] for i in pictures]), list[dict[int, float]]()
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for i, (picture, lesson) in enumerate(zip(pictures, lessons, strict=True)):
-            chances: dict[int, float] = {}  # of each taught name
-            for p, chance in self.chances[picture].items():
-                corrected = self.known.presence.get(p)
-                chances[p] = round(chance if corrected is None else corrected(lesson.embedding, chance), 4)
-            presence.append(chances)
-            labels = tuple(p for p, chance in chances.items() if chance >= UNSURE)
-            alike.setdefault(labels, []).append(i)
-        rows: dict[int, TaughtPicture] = {}
-        for labels, ids in alike.items():
-            maps: Iterable[Tensor] = itertools.repeat(torch.zeros(0))
-            if labels:
-                directions, share = zip(*(self.known.directions[p] for p in labels), strict=True)
-                weights, bias = self.known.whitening.unwhitened(directions)
-                some = [lessons[i] for i in ids]
-                like = torch.stack([projected(weights, bias, lesson.maps_of_features()) for lesson in some])
-                maps = drawn(some, labels, like, share, self.drawing.level)
-            for i, of_picture in zip(ids, maps, strict=False):
-                pairs = zip(labels, of_picture.numpy(), strict=True)
-                found = {p: self.drawing.found(lessons[i], heat) for p, heat in pairs}
-                name, boxes = self.pictures[pictures[i]].name, self.drawing.boxes(lessons[i], found, self.known.sides)
-                rows[i] = TaughtPicture(name, presence[i], boxes)
-        return [rows[i] for i in range(len(pictures))]
-
-
-def each(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """The results of some work on pictures, in order, made by several threads."""
-    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        yield from pool.map(work, items)
-
 
 VERSION = 7  # of what is taught and drawn
 FEWEST = 40  # pictures with a name, from which it is taught before anything is reviewed: of 32 insects it got worse
@@ -325,7 +215,7 @@ class Directions:
     whitening: Whitening
     directions: Mapping[int, tuple[Direction, float]]  # label → direction, and share of the text's map
     presence: Mapping[int, Corrected]  # label → how its presence is corrected; none before anything is reviewed
-    sides: Mapping[int, Floats]  # label → how the sides of its boxes are moved; see `teaching.sides`
+    sides: Mapping[int, Floats]  # label → how the sides of its boxes are moved; see `boxes/sides.py`
     names: tuple[str, ...]
     seen: Mapping[int, Appearance]
     unsure: frozenset[int]  # labels whose boxes stay unsure: of one picture
@@ -595,3 +485,113 @@ def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:
     across = (np.minimum(columns + 1, x1) - np.maximum(columns, x0)).clip(0)  # [w, m]
     covered = (down[:, None] * across[None]).max(axis=2, initial=0).astype(np.float32)
     return torch.from_numpy(covered).flatten()
+
+
+A = TypeVar("A")
+B = TypeVar("B")
+TOGETHER = 32  # pictures that are drawn together: a query of their lessons
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How boxes are made of taught maps, as a run's settings have it."""
+
+    rule: BoxRule
+    level: float | None  # τ of the step `level`; None without it
+    masks: bool
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Drawing:
+        """That of a run."""
+        rule = BoxRule(**{option.name: settings[option.name] for option in fields(BoxRule)})
+        level = settings["teaching"]["level"]
+        return cls(rule, level, bool(settings.get("masks", False)))
+
+    def found(self, lesson: Lesson, heat: FloatArray) -> OnMap:
+        """The boxes of a name's map `[H, W]`, best first."""
+        every = boxes_of(lesson.frame, heat[None], np.ones(1, bool), ("",), self.rule)
+        likely = every.score >= LEAST_FIT
+        likely[:1] = True
+        boxes = every.where(likely)
+        return OnMap(heat, boxes, readings(boxes.xyxy, heat, lesson.frame))
+
+    def boxes(
+        self,
+        lesson: Lesson,
+        found: Mapping[int, OnMap],  # of the taught names that may be there
+        sides: Mapping[int, Floats],  # label → how the sides of its boxes are moved
+    ) -> list[Candidate]:
+        """A picture's boxes of the taught names."""
+        made: list[Candidate] = []
+        for p, one in found.items():
+            xyxy, count = moved(one.boxes.xyxy, sides[p], one.read, lesson.frame), len(one.boxes)
+            masks: list[str | None] = [None] * count
+            if self.masks:
+                on_map = Boxes(xyxy, np.ones(count, np.float32), np.zeros(count, np.int64), ("",))
+                drawn_masks = box_masks(lesson.frame, one.heat[None], on_map, self.rule)
+                masks = [encode(mask)["counts"] for _, mask in drawn_masks]
+            for score, corners, mask in zip(one.boxes.score.tolist(), xyxy.tolist(), masks, strict=True):
+                x0, y0, x1, y1 = (round(side, 2) for side in corners)
+                fit = round(score, 4)
+                made.append(Candidate(p, (x0, y0, x1, y1), fit, fit, mask))
+        return made
+
+
+@dataclass(frozen=True)
+class OnMap:
+    """One name's boxes in a picture, before their sides are moved."""
+
+    heat: FloatArray  # [H, W] the map that they are of
+    boxes: Boxes  # best first
+    read: Floats  # at their sides; see `boxes/sides.py`
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Draws the pictures of a run with the directions of its names."""
+
+    run: LabellingRun
+    drawing: Drawing
+    known: Directions
+    pictures: Sequence[Picture]
+    chances: Sequence[Mapping[int, float]]  # of each: label → the chance of a taught name before it was taught
+
+    def rows(self) -> Iterator[TaughtPicture]:
+        """The taught names of each picture, in order."""
+        pictures = range(len(self.pictures))
+        several = [pictures[start : start + TOGETHER] for start in range(0, len(pictures), TOGETHER)]
+        return itertools.chain.from_iterable(each(self._draw, several))
+
+    def _draw(self, pictures: Sequence[int]) -> list[TaughtPicture]:
+        """Some of the pictures; those with the same names are drawn together, which is faster."""
+        lessons, presence = lessons_of(self.run, [self.pictures[i] for i in pictures]), list[dict[int, float]]()
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for i, (picture, lesson) in enumerate(zip(pictures, lessons, strict=True)):
+            chances: dict[int, float] = {}  # of each taught name
+            for p, chance in self.chances[picture].items():
+                corrected = self.known.presence.get(p)
+                chances[p] = round(chance if corrected is None else corrected(lesson.embedding, chance), 4)
+            presence.append(chances)
+            labels = tuple(p for p, chance in chances.items() if chance >= UNSURE)
+            alike.setdefault(labels, []).append(i)
+        rows: dict[int, TaughtPicture] = {}
+        for labels, ids in alike.items():
+            maps: Iterable[Tensor] = itertools.repeat(torch.zeros(0))
+            if labels:
+                directions, share = zip(*(self.known.directions[p] for p in labels), strict=True)
+                weights, bias = self.known.whitening.unwhitened(directions)
+                some = [lessons[i] for i in ids]
+                like = torch.stack([projected(weights, bias, lesson.maps_of_features()) for lesson in some])
+                maps = drawn(some, labels, like, share, self.drawing.level)
+            for i, of_picture in zip(ids, maps, strict=False):
+                pairs = zip(labels, of_picture.numpy(), strict=True)
+                found = {p: self.drawing.found(lessons[i], heat) for p, heat in pairs}
+                name, boxes = self.pictures[pictures[i]].name, self.drawing.boxes(lessons[i], found, self.known.sides)
+                rows[i] = TaughtPicture(name, presence[i], boxes)
+        return [rows[i] for i in range(len(pictures))]
+
+
+def each(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """The results of some work on pictures, in order, made by several threads."""
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+        yield from pool.map(work, items)

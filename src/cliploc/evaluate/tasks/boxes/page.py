@@ -1,4 +1,4 @@
-"""Writes the report of a benchmark of boxes: the page, and its tables as CSV and Markdown; no model is loaded."""
+"""The report of a benchmark of boxes: the page with its pictures, and its tables; no model is loaded."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,6 @@ from cliploc.draw.html import embedded
 from cliploc.draw.overlay import BOX_COLOUR, fit_within, paint_map
 from cliploc.evaluate import metrics
 from cliploc.evaluate.tasks import report, tables
-from cliploc.evaluate.tasks import tables as figures
 from cliploc.evaluate.tasks.report import TaskRun, heat_of
 from cliploc.evaluate.tasks.tables import Cell, percent
 from cliploc.values import GOOD_IOU, rounded_below
@@ -150,7 +149,7 @@ def write_boxes_report(folder: Path, *, pictures: bool = True) -> Path:
         numbers=list(titles.values()),
         table=table,
         curves=[(text, _curves(measured, rows))] if measured else [],
-        legend=figures.legend((setting.index, setting.id) for setting in measured),
+        legend=tables.legend((setting.index, setting.id) for setting in measured),
         studies=_studies(run, measured, rows, pictures) if measured else [],
         confusion=_confusion(run, measured[0], rows) if measured and _studied(run, rows) else None,
         classes=_classes(run, measured),
@@ -179,7 +178,7 @@ def _tau_text(setting: report.SettingResult) -> str:
     return f"{_tau(setting):.3g}"
 
 
-def _curves(settings: Sequence[report.SettingResult], rows: Rows) -> figures.Figure:
+def _curves(settings: Sequence[report.SettingResult], rows: Rows) -> tables.Figure:
     """MaxBoxAcc over τ."""
     curves = {}
     for setting in settings:
@@ -193,14 +192,14 @@ def _curves(settings: Sequence[report.SettingResult], rows: Rows) -> figures.Fig
         for setting in settings:
             curve = curves[setting.id]
             best = int(curve.argmax())
-            colour = figures.plot(axes, setting.index, metrics.TAUS, curve)
+            colour = tables.plot(axes, setting.index, metrics.TAUS, curve)
             axes.plot(metrics.TAUS[best], curve[best], "o", color=colour, markersize=6)
             ring: dict[str, Any] = {"markersize": 9, "fillstyle": "none", "markeredgewidth": 1.6}
             axes.plot(_tau(setting), setting.number("gt_known"), "o", color=colour, **ring)
         axes.set(xlim=(0, 1), ylim=(0, None), xlabel="threshold τ, share of the map's maximum", ylabel="MaxBoxAcc, %")
 
     bests = (f"{name}: {curve.max():.1f} % at {metrics.TAUS[curve.argmax()]:.3f}" for name, curve in curves.items())
-    return figures.figure(draw, f"MaxBoxAcc at every threshold. Best: {'; '.join(bests)}", (5.8, 4.0))
+    return tables.figure(draw, f"MaxBoxAcc at every threshold. Best: {'; '.join(bests)}", (5.8, 4.0))
 
 
 # ------------------------------------------------------------------------------------------------------------- classes

@@ -19,7 +19,7 @@ from cliploc.evaluate.tasks.faithfulness.job import draw_curves
 from cliploc.evaluate.tasks.faithfulness.measure import Faithfulness, SeenPicture
 from cliploc.evaluate.tasks.report import TEMPLATES
 from cliploc.evaluate.tasks.tables import Cell, Table, legend, number_cell
-from cliploc.find.prepare import torch_modes
+from cliploc.find.running import torch_modes
 from cliploc.support.reporter import Reporter
 from cliploc.values import FloatArray
 

@@ -1,4 +1,4 @@
-"""`Faithfulness`: measures the maps of several methods, by one model's scores among many names."""
+"""What a faithfulness metric is, and `Faithfulness`, which measures the maps of methods by one model's scores."""
 
 import copy
 import math
@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metric as faithfulness_metric
 from cliploc.find import prompts
-from cliploc.find.prepare import Request, torch_modes
+from cliploc.find.prepare import Request
+from cliploc.find.running import torch_modes
 from cliploc.images.reading import ImageLike
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions
