@@ -39,6 +39,20 @@ COLUMNS = {
 }  # fmt: skip
 
 
+NUMBERS = {  # key → title and meaning
+    "recall": ("recall", "share of the names that are there that are found"),
+    "precision": ("precision", "share of the names found that are there"),
+    "false_finds": ("absent found", "share of the names that are not there that are found"),
+    "f1": ("F1", "harmonic mean of recall and precision"),
+    "mcc": ("MCC", "Matthews correlation of found and there"),
+    "unsure": ("unsure", "share of the names asked that are unsure"),
+    "ap50": ("box AP50", "COCO's average precision at IoU 0.5: recall of all true boxes, mean over names"),
+    "average_precision": (
+        "AP of proposed",
+        "average precision of all proposed boxes by score; its recall is of the right ones among them",
+    ),
+    "calibration_error": ("box ECE", "expected calibration error of the scores of boxes, ten bins"),
+}
 TASK = task.BenchmarkTask(
     "presence",
     VERSION,
@@ -254,20 +268,6 @@ def _interval(drawn: Floats | None, bootstrap: Bootstrap) -> tuple[float, float]
     return bootstrap.quantiles(finite) if finite is not None and len(finite) else None
 
 
-NUMBERS = {  # key → title and meaning
-    "recall": ("recall", "share of the names that are there that are found"),
-    "precision": ("precision", "share of the names found that are there"),
-    "false_finds": ("absent found", "share of the names that are not there that are found"),
-    "f1": ("F1", "harmonic mean of recall and precision"),
-    "mcc": ("MCC", "Matthews correlation of found and there"),
-    "unsure": ("unsure", "share of the names asked that are unsure"),
-    "ap50": ("box AP50", "COCO's average precision at IoU 0.5: recall of all true boxes, mean over names"),
-    "average_precision": (
-        "AP of proposed",
-        "average precision of all proposed boxes by score; its recall is of the right ones among them",
-    ),
-    "calibration_error": ("box ECE", "expected calibration error of the scores of boxes, ten bins"),
-}
 COUNTS = {
     "names": "names asked that the model knows",
     "names_there": "of these, there",
