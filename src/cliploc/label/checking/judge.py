@@ -128,8 +128,8 @@ def edge_features(places: Tensor, box: Floats) -> Floats:
     read = mean_in(likeness, UNIT, np.vstack([box, core, outer, inner]))[:, 0].numpy()
     of_inner, exists = read[6:], (np.minimum(outer[:, 2:], 1) - np.maximum(outer[:, :2], 0) > 1e-3).all(axis=1)
     # An edge of the picture gets the mean of the others; a box that is the picture has none.
-    means = ((values, values[exists].sum() / max(exists.sum(), 1)) for values in (of_inner - read[2:6], read[2:6]))
-    steps, around = (np.where(exists, values, mean) for values, mean in means)
+    of_outer = (of_inner - read[2:6], read[2:6])
+    steps, around = (np.where(exists, each, each[exists].mean() if exists.any() else 0) for each in of_outer)
     return np.concatenate([read[:2], np.sort(steps), np.sort(around), np.sort(of_inner)])
 
 
