@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from cliploc.errors import UsageError
+from cliploc.errors import InputError, UsageError
 from cliploc.formats import LabelSet, coco, cvat, flat_stem, labelstudio, table, voc, yolo
 from cliploc.support.files import read_json, read_xml
 
@@ -47,6 +47,8 @@ def _read_folder(folder: Path) -> LabelSet:
 
 def in_one_line(error: Exception) -> str:
     """An error in one line for people who do not know Python's errors; it may quote a number of thousands of digits."""
+    if isinstance(error, InputError):  # which starts with the path
+        return str(error).partition(": ")[2] or str(error)
     if isinstance(error, KeyError):
         return f"{error.args[0]} is missing"
     if isinstance(error, TypeError | IndexError | AttributeError | OverflowError):

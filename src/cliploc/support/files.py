@@ -1,11 +1,13 @@
 """Files: paths as users write them, documents read by a schema, and writing that is whole or not at all."""
 
+import csv
 import errno
+import io
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -246,9 +248,22 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file atomically."""
-    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically."""
     # A byte of a file name that is not UTF-8 becomes a \udcff, which JSON reads back.
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], end: str = "\n") -> str:
+    """A CSV table; a missing value and None are empty cells."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, lineterminator=end)
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
 
 
 def write_output(path: Path, content: bytes, option: str) -> None:

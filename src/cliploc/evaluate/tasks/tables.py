@@ -1,6 +1,5 @@
 """The tables of all reports, on the page, as Markdown, LaTeX and CSV; and their figures."""
 
-import csv
 import io
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from cliploc.draw import colours
 from cliploc.draw.html import LIGHT, data_uri
 from cliploc.evaluate.metrics import all_numbers
 from cliploc.evaluate.tasks.report import SettingResult, TaskRun
+from cliploc.support.files import csv_text
 from cliploc.support.imports import install, not_installed
 
 Interval = Sequence[float] | None
@@ -127,7 +127,8 @@ def numbers_csv(
         row |= {key: setting.numbers.get(key) for key in (*counts, "evaluated")}
         row |= {"failed": len(setting.failed), **more(setting)}
         rows.append(row | {"dataset": run.dataset.name, "split": run.dataset.split})
-    return csv_text(rows)
+    columns = dict.fromkeys(column for row in rows for column in row)  # those that any has
+    return csv_text([*columns], map(seven_digits, rows))
 
 
 # ----------------------------------------------------------------------------------------------------------- as files
@@ -186,17 +187,6 @@ def _tex(text: str) -> str:
     for mark, command in {"τ": r"$\tau$", "–": "--", "≥": r"$\geq$", "<": "$<$", ">": "$>$"}.items():
         escaped = escaped.replace(mark, command)
     return escaped
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV, with the columns that any has."""
-    file = io.StringIO()
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(seven_digits(row))
-    return file.getvalue()
 
 
 def seven_digits(value: Any) -> Any:

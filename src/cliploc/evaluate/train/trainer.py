@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -33,7 +32,7 @@ from cliploc.find.texts import embed
 from cliploc.images.geometry import Frame
 from cliploc.images.reading import SUFFIXES, load
 from cliploc.methods import Context
-from cliploc.support.files import files_below, lines_of, user_path, write_output
+from cliploc.support.files import csv_text, files_below, lines_of, user_path, write_output
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone
 from cliploc.values import Interpolation, ResizePolicy, TextSet
@@ -575,8 +574,5 @@ def _under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def write_history(folder: Path, history: Sequence[Epoch]) -> None:
     """Writes the table of epochs."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(asdict(history[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(epoch) for epoch in history)
-    write_output(folder / "history.csv", table.getvalue().encode(), "--out")
+    rows = [asdict(epoch) for epoch in history]
+    write_output(folder / "history.csv", csv_text([*rows[0]], rows).encode(), "--out")

@@ -6,9 +6,6 @@ from cliploc.cli.options import WithJson, WithThreads, command, flag, use_thread
 from cliploc.cli.output import DONE, SOME_FAILED, print_document, writable
 from cliploc.cli.terminal import Terminal, titled
 from cliploc.options import Options
-from cliploc.support.reporter import SILENT
-
-OF_CHECK = ("model", "pretrained", "device", "precision", "text_cache")
 
 
 class CheckFlags(WithThreads, WithJson):
@@ -26,7 +23,7 @@ class CheckFlags(WithThreads, WithJson):
     )
 
 
-@command(only=OF_CHECK)
+@command(only=("model", "pretrained", "device", "precision", "text_cache"))
 def check(flags: CheckFlags, options: Options) -> int:
     """Find the wrong labels of a data set.
 
@@ -35,30 +32,20 @@ def check(flags: CheckFlags, options: Options) -> int:
 
     Example: cliploc check instances.json --pictures photos --out checked
     """
-    from dataclasses import replace
-
     terminal = Terminal()
     out = writable(flags.out)
-    with terminal.progress(f"loading {options.model}") as reporter:
-        from cliploc.label.checking.job import PAGE
-        from cliploc.label.checking.job import check as run
+    with terminal.progress(f"loading {options.model}") as every, terminal.first_failures(every) as reporter:
+        from cliploc.label.checking import job
 
         use_threads(flags.threads)
-        checked = run(
-            flags.labels,
-            flags.pictures,
-            out,
-            missing=flags.missing,
-            reporter=replace(reporter, failed=SILENT.failed),  # printed at the end
-            **options.changed(),
-        )
+        chosen = {"missing": flags.missing, **options.changed()}
+        checked = job.check(flags.labels, flags.pictures, out, reporter=reporter, **chosen)
     if flags.as_json:
         print_document(checked.document())
     else:
         for table in checked.tables():
             terminal.listing(titled(table))
             terminal.data("")
-    terminal.say_failures(checked.failed)
     terminal.say(f"{checked.summary()}, {checked.computed:,} of these pictures read now", style="dim")
-    terminal.say_next(f"open {out / PAGE}", quiet=flags.as_json)
+    terminal.say_next(f"open {out / job.PAGE}", quiet=flags.as_json)
     return SOME_FAILED if checked.failed else DONE

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 from PIL import Image, ImageOps
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save
+from safetensors import numpy as arrays
 
 from cliploc import __version__
 from cliploc.draw import captions
@@ -28,16 +25,16 @@ from cliploc.draw.colours import name_colour
 from cliploc.draw.html import Templates, count, embedded
 from cliploc.errors import InputError, UsageError
 from cliploc.formats import LabelledBox
+from cliploc.formats.reading import in_one_line
 from cliploc.images.reading import load
 from cliploc.label.checking import judge
-from cliploc.label.checking.judge import Reading, read_picture, square_around
 from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, doubles, odd_box, read_set, spelt_in_two_ways
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.runs.engine import Notes, interrupt_message
 from cliploc.runs.picture_files import stamp
 from cliploc.runs.store import FILE, Store, disk_errors
-from cliploc.support.files import Inputs, files_below, locked, user_path, write_bytes, write_json
+from cliploc.support.files import Inputs, csv_text, files_below, locked, user_path, write_json, write_text
 from cliploc.support.reporter import SILENT, Reporter
 
 SCHEMA_VERSION = 1
@@ -51,6 +48,8 @@ ABOUT = {
 KINDS = tuple(ABOUT)
 OUTPUTS = CSV, JSON, LABELS, PAGE = "suspects.csv", "suspects.json", "labels.csv", "check.html"
 AT_MOST = ("badly placed", "missing")  # whose chances are too high: docs/studies/check.md
+OF_KIND = ("kind", "judged", "suspects", "first", "wrong_of_first")  # the last two: of the worst, by their chances
+OF_PAIR = ("name", "likelier", "suspects", "wrong")
 FIRST = 50  # suspects of a kind, of which it is said how many are wrong
 PAIRS = 10  # of names, in the table
 TEMPLATES = Templates(Path(__file__).with_name("templates"))
@@ -90,25 +89,6 @@ class Suspect:
     reason: str  # in words, of a double or an odd one
 
 
-class KindCount(NamedTuple):
-    """How much of a kind was judged and suspected, and how many of the first are wrong, by their chances."""
-
-    kind: str
-    judged: int
-    suspects: int
-    first: int
-    wrong_of_first: float
-
-
-class PairCount(NamedTuple):
-    """A pair of names with its suspects, and how many of them are wrong."""
-
-    name: str
-    likelier: str
-    suspects: int
-    wrong: float
-
-
 @dataclass(frozen=True)
 class Checked:
     """The result of a check; `labels` and `suspects` are rows that pandas takes."""
@@ -126,32 +106,30 @@ class Checked:
         """The suspects of a kind, the worst first."""
         return [one for one in self.suspects if one.kind == kind]
 
-    def counts(self) -> list[KindCount]:
-        """What was judged and suspected of each kind."""
-        chances = {kind: [one.chance or 0.0 for one in self.of(kind)] for kind in KINDS}
-        return [
-            KindCount(kind, self.judged.get(kind, 0), len(some), len(some[:FIRST]), round(sum(some[:FIRST]), 1))
-            for kind, some in chances.items()
-        ]
+    def counts(self) -> Iterator[tuple[str, int, int, int, float]]:
+        """What was judged and suspected of each kind: `OF_KIND`."""
+        for kind in KINDS:
+            chances = [one.chance or 0.0 for one in self.of(kind)]
+            first = chances[:FIRST]
+            yield kind, self.judged.get(kind, 0), len(chances), len(first), round(sum(first), 1)
 
-    def pairs(self) -> list[PairCount]:
-        """The worst pairs of names."""
+    def pairs(self) -> list[tuple[str, str, int, float]]:
+        """The worst pairs of names: `OF_PAIR`."""
         chances = defaultdict[tuple[str, str], list[float]](list)
         for one in self.of("wrong name"):
             chances[one.name, one.likelier].append(one.chance or 0.0)
         worst = sorted(chances.items(), key=lambda pair: (-sum(pair[1]), pair[0]))[:PAIRS]
-        return [PairCount(*names, len(of_pair), round(sum(of_pair), 2)) for names, of_pair in worst]
+        return [(*names, len(of_pair), round(sum(of_pair), 2)) for names, of_pair in worst]
 
     def tables(self) -> list[list[list[str]]]:
         """A row for each kind, and for each of the worst pairs of names, if there are any; the first has titles."""
         kinds = [["kind", "judged", "suspects", ""]]
-        for of in self.counts():
-            words = "" if of.judged else "not judged"
-            if of.kind != "odd" and of.suspects:
-                about = "at most" if of.kind in AT_MOST else "about"
-                words = f"{about} {of.wrong_of_first:.0f} of the first {of.first} are wrong"
-            kinds.append([of.kind, f"{of.judged:,}", f"{of.suspects:,}", words])
-        pairs = [[of.name, f"→ {of.likelier}", f"{of.suspects:,}", f"{of.wrong:.1f}"] for of in self.pairs()]
+        for kind, judged, suspects, first, wrong in self.counts():
+            words = "" if judged else "not judged"
+            if kind != "odd" and suspects:
+                words = f"{'at most' if kind in AT_MOST else 'about'} {wrong:.0f} of the first {first} are wrong"
+            kinds.append([kind, f"{judged:,}", f"{suspects:,}", words])
+        pairs = [[name, f"→ {other}", f"{some:,}", f"{wrong:.1f}"] for name, other, some, wrong in self.pairs()]
         return [kinds, [["given", "likelier", "suspects", "wrong, about"], *pairs]] if pairs else [kinds]
 
     def summary(self) -> str:
@@ -166,8 +144,8 @@ class Checked:
             "format": self.format,
             "labels": len(self.labels),
             "pictures": self.pictures,
-            "kinds": {of.kind: of._asdict() for of in self.counts()},
-            "pairs": [of._asdict() for of in self.pairs()],
+            "kinds": {kind: dict(zip(OF_KIND, (kind, *of), strict=True)) for kind, *of in self.counts()},
+            "pairs": [dict(zip(OF_PAIR, pair, strict=True)) for pair in self.pairs()],
             "suspects": msgspec.to_builtins(self.suspects),
             "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()],
             "notes": list(self.notes),
@@ -176,11 +154,7 @@ class Checked:
     def write(self, out: Path, files: Mapping[str, Path]) -> None:
         """Writes suspects.csv, suspects.json, labels.csv and check.html; `files` are those of the pictures."""
         for name, row, rows in ((CSV, Suspect, self.suspects), (LABELS, Label, self.labels)):
-            text = io.StringIO(newline="")
-            table = csv.DictWriter(text, [field.name for field in fields(row)])
-            table.writeheader()
-            table.writerows(msgspec.to_builtins(rows))  # None is an empty cell
-            write_bytes(out / name, text.getvalue().encode("utf-8", "backslashreplace"))
+            write_text(out / name, csv_text([field.name for field in fields(row)], map(asdict, rows), "\r\n"))
         write_json(out / JSON, self.document())
         sections = []
         for kind, about in ABOUT.items():
@@ -196,7 +170,7 @@ class Checked:
             "check.html", title="Labels that may be wrong", lines=[self.summary(), *self.notes], tables=self.tables(),
             sections=sections, most=ON_PAGE,
         )  # fmt: skip
-        write_bytes(out / PAGE, page.encode("utf-8", "backslashreplace"))
+        write_text(out / PAGE, page)
 
 
 def crop(image: Image.Image, edges: Sequence[float]) -> Image.Image:
@@ -204,7 +178,7 @@ def crop(image: Image.Image, edges: Sequence[float]) -> Image.Image:
     if len(edges) < 4:
         return ImageOps.contain(image, (SIDE, SIDE))
     box = np.clip(edges, 0, image.size * 2)
-    square = square_around(box, image.size, LEAST_CROP, AROUND).round()
+    square = judge.square_around(box, image.size, LEAST_CROP, AROUND).round()
     part = ImageOps.contain(image.crop(tuple(square.astype(int).tolist())), (SIDE, SIDE))
     ratio = part.width / (square[2] - square[0])
     rectangle = captions.to_rectangle((box - square[[0, 1, 0, 1]]) * ratio, part.size)
@@ -213,18 +187,15 @@ def crop(image: Image.Image, edges: Sequence[float]) -> Image.Image:
 
 
 KIND, VERSION = "check", 2
-TABLES = (
-    "CREATE TABLE reading (picture TEXT PRIMARY KEY, "
-    "digest TEXT NOT NULL, "  # of all that it depends on besides the settings
-    "content BLOB NOT NULL)",  # safetensors of `Reading`
-)
+# The digest is of all that a reading depends on besides the settings; the content is the safetensors of `Reading`.
+TABLES = ("CREATE TABLE reading (picture TEXT PRIMARY KEY, digest TEXT NOT NULL, content BLOB NOT NULL)",)
+SAVE = "INSERT OR REPLACE INTO reading VALUES (?, ?, ?)"
 MOST_PLANTED = 1_000  # boxes that are moved to learn what badly placed ones look like
 FEW = 100  # labels with which the set's own opinion weighs little
 LEAST = 0.1  # chance of a suspect
 NO_BOX = LabelledBox("", "", (np.nan,) * 4)  # of what concerns a whole picture
 # The likelier name, the chances of name, place and double, and of which box it is one.
 OfBox: TypeAlias = tuple[str, float | None, float | None, float | None, str]
-NOT_JUDGED: OfBox = ("", None, None, None, "")
 
 
 def check(
@@ -304,26 +275,28 @@ class _Check:
         for name, reason in self._failed.items():
             self._reporter.failed(name, InputError(f"{name}: {reason}"))
         self._notes.add(self._limits())
-        share = min(1.0, MOST_PLANTED / max(1, sum(len(one.readable) for one in self._data.pictures)))
+        share = self._of_boxes * MOST_PLANTED / max(1, sum(len(one.readable) for one in self._data.pictures))
         facts = {one.id: repr([stamp(one), one.xyxy.tolist(), self._sought]) for one in self._data.pictures}
         digests = {name: hashlib.blake2b(of.encode(), digest_size=16).hexdigest() for name, of in facts.items()}
         digested = dict(self._store.rows("SELECT picture, digest FROM reading"))
         todo = [one for one in self._data.pictures if digested.get(one.id) != digests[one.id]]
         self._reporter.phase("check")
         self._reporter.start(len(todo), len(digests))
-        for one in todo:
+        for one in todo:  # a share of its boxes has a moved copy
+            drawn = np.random.default_rng(list(one.id.encode())).random(len(one.xyxy)) < share
+            copied = np.flatnonzero(drawn).tolist()
             try:
-                row = one.id, digests[one.id], save(self._read(one, share)._asdict())
+                read = judge.read_picture(self._localizer, load(one.path).image, one.xyxy, copied, self._sought)
             except InputError as error:
-                self._failed[one.id] = str(error).partition(": ")[2] or str(error)
+                self._failed[one.id] = in_one_line(error)
                 self._reporter.failed(one.id, InputError(f"{one.id}: {self._failed[one.id]}"))
             else:
                 with self._store.transaction():
-                    self._store.write("INSERT OR REPLACE INTO reading VALUES (?, ?, ?)", *row)
+                    self._store.write(SAVE, one.id, digests[one.id], arrays.save(read._asdict()))
                 self.computed += 1
             self._reporter.images(1)
         rows = self._store.each("SELECT picture, digest, content FROM reading")
-        return self._judged({name: Reading(**load_arrays(content)) for name, digest, content in rows
+        return self._judged({name: judge.Reading(**arrays.load(content)) for name, digest, content in rows
                              if digests.get(name) == digest})  # fmt: skip
 
     def _limits(self) -> Iterator[str]:
@@ -341,17 +314,10 @@ class _Check:
         if self._of_boxes and (count < judge.LEAST_PLACED or of < judge.FOLDS):
             yield f"too little to judge where boxes are: it takes {judge.LEAST_PLACED} in {judge.FOLDS} pictures"
         if names := [name for name, text in zip(self._names, self._texts, strict=True) if text in self._unknown]:
-            more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-            model = self._localizer.backbone.name
-            yield f"{model} does not know {', '.join(names[:5])}{more}: judged by the set alone"
+            some = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+            yield f"{self._localizer.backbone.name} does not know {some}: judged by the set alone"
 
-    def _read(self, one: LabelledFile, share: float) -> Reading:
-        """Reads a picture; a share of its boxes has a moved copy."""
-        drawn = np.random.default_rng(list(one.id.encode())).random(len(one.xyxy)) < share * self._of_boxes
-        copied = np.flatnonzero(drawn).tolist()
-        return read_picture(self._localizer, load(one.path).image, one.xyxy, copied, self._sought)
-
-    def _judged(self, read: Mapping[str, Reading]) -> Checked:
+    def _judged(self, read: Mapping[str, judge.Reading]) -> Checked:
         """All labels and suspects."""
         of_boxes, of_drafts = self._chances([one for one in self._data.pictures if one.id in read], read)
         labels, suspects, judged = list[Label](), list[Suspect](), dict.fromkeys(KINDS, 0)
@@ -363,11 +329,13 @@ class _Check:
                 suspects.append(Suspect(kind, chance, one.id, box.id, box.name, likelier, x0, y0, x1, y1, reason))
 
         for one in self._data.pictures:
-            drafts = of_drafts.get(one.id, [])
+            # Both iterators go on from picture to picture, past those that could not be read.
+            judged_boxes = dict(zip(one.readable if one.id in read else (), of_boxes, strict=False))
+            drafts = [*islice(of_drafts, len(read[one.id].drafts) if one.id in read else 0)]
             for (x0, y0, x1, y1, number, _), chance in drafts:
                 add("missing", chance, LabelledBox("", "", (x0, y0, x1, y1)), self._names[int(number)])
             for i, box in enumerate(one.boxes):
-                likelier, wrong, placed, double, same = of_boxes.get((one.id, i), NOT_JUDGED)
+                likelier, wrong, placed, double, same = judged_boxes.get(i, ("", None, None, None, ""))
                 labels.append(Label(box.id, one.id, box.name, likelier, wrong, placed, double))
                 add("wrong name", wrong, box, likelier)
                 add("badly placed", placed, box)
@@ -376,55 +344,46 @@ class _Check:
                     add("odd", 1.0, box, reason=reason)
                 if usual := self._spelt.pop(box.name, None):  # once, where it is first
                     add("odd", 1.0, box, usual, f"spelt in two ways: {usual}")
-            if one.listed_wh not in (None, one.size_wh):
-                listed, now = ("×".join(map(str, size)) for size in (one.listed_wh or (), one.size_wh))
+            if one.listed_wh and one.listed_wh != one.size_wh:
+                listed, now = ("×".join(map(str, size)) for size in (one.listed_wh, one.size_wh))
                 add("odd", 1.0, NO_BOX, reason=f"the set has it at {listed}, it is {now}")
             if not one.boxes:
                 best = max((chance for _, chance in drafts if chance is not None), default=None)
                 add("odd", best, NO_BOX, reason="a picture without a label")
         suspects.sort(key=lambda one: (KINDS.index(one.kind), -(one.chance or 0.0)))
-        judged["odd"] = len(self._data.pictures)
-        return Checked(
-            labels, suspects, self._data.format, judged, len(self._data.pictures) + len(self._data.failed),
-            self.computed, self._failed, self._notes.lines,
-        )  # fmt: skip
+        pictures = judged["odd"] = len(self._data.pictures)
+        of_set = self._data.format, judged, pictures + len(self._data.failed)
+        return Checked(labels, suspects, *of_set, self.computed, self._failed, self._notes.lines)
 
     def _chances(
-        self, pictures: Sequence[LabelledFile], read: Mapping[str, Reading]
-    ) -> tuple[dict[tuple[str, int], OfBox], dict[str, list[tuple[list[float], float | None]]]]:
-        """By picture and place the likelier name of a box and its chances; by picture its drafts and theirs."""
+        self, pictures: Sequence[LabelledFile], read: Mapping[str, judge.Reading]
+    ) -> tuple[Iterator[OfBox], Iterator[tuple[list[float], float | None]]]:
+        """What each box is judged to be, and each draft with its chance: in the order of the pictures."""
         of, boxes = [read[one.id] for one in pictures], [one.xyxy for one in pictures]
         given = [np.array([self._number[one.boxes[i].name] for i in one.readable], np.int64) for one in pictures]
         counts, drafts = [len(each) for each in given], [len(each.drafts) for each in of]
         if not (total := sum(counts)):
-            return {}, {}
-        every = Reading(*map(np.concatenate, zip(*of, strict=True)))
-        # Boxes, then drafts.
-        xyxy = np.concatenate([*boxes, every.drafts[:, :4]])
+            return iter(()), iter(())
+        every = judge.Reading(*map(np.concatenate, zip(*of, strict=True)))
+        xyxy = np.concatenate([*boxes, every.drafts[:, :4]])  # boxes, then drafts
         numbers = np.repeat([*range(len(of))] * 2, counts + drafts)
         sizes = (xyxy[:, 2:] - xyxy[:, :2]) / np.array([one.size_wh for one in pictures])[numbers]
         text = self._localizer.embed_names(self._texts).float().cpu().numpy()  # [P, D / 2]
         text[[name in self._unknown for name in self._texts]] = np.nan
         names_of = np.concatenate([*given, np.full(sum(drafts), judge.DRAFT)])
         features = np.concatenate([every.features, every.of_drafts])
-        scale = float(self._localizer.backbone.logit_scale)
-        names = judge.judge_names(features, text, sizes, names_of, numbers, scale)
+        names = judge.judge_names(features, text, sizes, names_of, numbers, float(self._localizer.backbone.logit_scale))
         of_moved = np.repeat(range(len(of)), [len(each.moved) for each in of])
         placed = judge.judge_places(every.edges.astype(float), numbers[:total], every.moved.astype(float), of_moved)
-        same = [(chance if self._of_boxes else np.nan, one.boxes[one.readable[first]].id)
+        same = ((_known(chance if self._of_boxes else np.nan), one.boxes[one.readable[first]].id)
                 for one, labels in zip(pictures, given, strict=True)
-                for chance, first in doubles(one.xyxy, labels)]  # fmt: skip
-        each = np.split(every.drafts.astype(float), np.cumsum(drafts)[:-1])
-        compared = map(judge.compare, each, boxes, given)
-        facts = map(np.concatenate, zip(*compared, strict=True))
-        absent = map(_known, judge.judge_missing(names.logits[total:], np.concatenate(each), *facts))
+                for chance, first in doubles(one.xyxy, labels))  # fmt: skip
+        facts = zip(*map(judge.compare, (each.drafts.astype(float) for each in of), boxes, given), strict=True)
+        absent = judge.judge_missing(names.logits[total:], every.drafts.astype(float), *map(np.concatenate, facts))
         likelier = (self._names[i] if len(self._names) > 1 else "" for i in names.likelier)
-        places = ((one.id, i) for one in pictures for i in one.readable)
-        rows = zip(places, likelier, names.chance, placed, same, strict=False)  # names: also those of drafts
-        judged = {place: (name, _known(wrong), _known(at), _known(twice), first)
-                  for place, name, wrong, at, (twice, first) in rows}  # fmt: skip
-        found = zip(every.drafts.tolist(), absent, strict=True)
-        return judged, {one.id: [*islice(found, some)] for one, some in zip(pictures, drafts, strict=True)}
+        rows = zip(likelier, names.chance, placed, same, strict=False)  # names: also those of drafts
+        judged = ((name, _known(wrong), _known(at), *twice) for name, wrong, at, twice in rows)
+        return judged, zip(every.drafts.tolist(), map(_known, absent), strict=True)
 
 
 def _known(chance: float) -> float | None:

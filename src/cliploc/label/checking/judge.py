@@ -54,8 +54,7 @@ def read_picture(
     """Reads boxes, moved copies of some of them, and the drafts of names."""
     drafts = np.zeros((0, 6), np.float32)
     if names:
-        [result] = localizer.stream([image], names, absent_maps=False, keep_maps=False)
-        boxes = result.visible_boxes
+        [boxes] = (one.visible_boxes for one in localizer.stream([image], names, absent_maps=False, keep_maps=False))
         drafts = np.column_stack([boxes.xyxy, boxes.label, boxes.score]).astype(np.float32)
         drafts = drafts[np.argsort(-boxes.score, kind="stable")[: min(MOST_DRAFTS, (boxes.score >= LEAST_SCORE).sum())]]
     rng = np.random.default_rng(0)
@@ -128,9 +127,9 @@ def edge_features(places: Tensor, box: Floats) -> Floats:
     core = box + CORE * np.concatenate([size, -size])
     read = mean_in(likeness, UNIT, np.vstack([box, core, outer, inner]))[:, 0].numpy()
     of_inner, exists = read[6:], (np.minimum(outer[:, 2:], 1) - np.maximum(outer[:, :2], 0) > 1e-3).all(axis=1)
-    if not exists.any():  # the box is the picture
-        return np.concatenate([read[:2], np.zeros(8), np.sort(of_inner)])
-    steps, around = (np.where(exists, values, values[exists].mean()) for values in (of_inner - read[2:6], read[2:6]))
+    # An edge of the picture gets the mean of the others; a box that is the picture has none.
+    of_outer = (of_inner - read[2:6], read[2:6])
+    steps, around = (np.where(exists, each, each[exists].mean() if exists.any() else 0) for each in of_outer)
     return np.concatenate([read[:2], np.sort(steps), np.sort(around), np.sort(of_inner)])
 
 
@@ -195,8 +194,7 @@ def judge_names(
     # Unknown names get a box's mean of the known ones, so that the text speaks neither for nor against them.
     mean = np.where(known, cosines, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     text = TEXT_SCALE * scale * np.where(known, cosines, mean[:, None])
-    number = np.full(len(given), DRAFT)
-    number[labelled] = label
+    number = np.where(labelled, np.searchsorted(used, given), DRAFT)
     logits[:, used] = text + learnt(design(features, sizes), text, number, pictures, RIDGE, PRIOR)
     if len(used) > 1:
         _, picture = np.unique(pictures[labelled], return_inverse=True)

@@ -21,6 +21,7 @@ from cliploc.runs.picture_files import PictureFile, find_pictures
 from cliploc.values import Floats
 
 FOLDERS = "folders of classes"
+ANY_FORMAT = f"{FORMATS}, or {FOLDERS}"
 OF_LABELS = ("annotations", "labels")  # folders beside which pictures lie
 ONE_PIXEL = 1.5  # pixels of a side that is one pixel, however it is rounded
 BEYOND_EDGE = "reaches out of the picture"
@@ -61,9 +62,7 @@ class DataSet:
     labels: LabelSet
 
 
-def read_set(
-    labels: Path, pictures: Path | None, out: Path | None, formats: str = f"{FORMATS}, or {FOLDERS}"
-) -> DataSet:
+def read_set(labels: Path, pictures: Path | None, out: Path | None, formats: str = ANY_FORMAT) -> DataSet:
     """Reads labels of any of these formats, and finds their pictures: below a folder, or beside the labels."""
     if pictures is None and FOLDERS in formats and _is_class_folders(labels):
         found = find_pictures(labels, out)
@@ -85,9 +84,7 @@ def read_set(
             size = size_of(files[name])
             boxes = tuple(entry.boxes(size, False))
             checked[name] = LabelledFile(name, files[name], size, boxes, entry.size_wh, place)
-        except InputError as error:
-            failed[entry.names[0]] = str(error).partition(": ")[2]
-        except UNREADABLE as error:
+        except (InputError, *UNREADABLE) as error:
             failed[entry.names[0]] = in_one_line(error)
     if not any(picture.boxes for picture in checked.values()):
         name, reason = next(iter(failed.items()), (str(labels), "it has no label"))
@@ -98,9 +95,8 @@ def read_set(
 
 def _is_class_folders(labels: Path) -> bool:
     """Whether it is a folder of folders, and not a set in a format that is one."""
-    if not labels.is_dir() or any((labels / name).exists() for name in yolo.CLASS_LISTS):
-        return False
-    return next(labels.rglob("*.xml"), None) is None and any(path.is_dir() for path in labels.iterdir())
+    is_set = any((labels / name).exists() for name in yolo.CLASS_LISTS) or any(labels.rglob("*.xml"))
+    return labels.is_dir() and not is_set and any(path.is_dir() for path in labels.iterdir())
 
 
 def _whole(picture: str, size_wh: Size, _: bool) -> Iterator[LabelledBox]:
