@@ -1,4 +1,4 @@
-"""Which labels are wrong? Chances from region features alone: no file, no tower. N boxes, P names, D features.
+"""Which labels are wrong? A tower reads boxes; the rest are chances of features alone. N boxes, P names, D features.
 
 Both opinions of a name are one model: a logistic regression of the set's labels on region features that starts at what
 the text says. With few boxes it stays there; a name without text starts at nothing and is learnt from its boxes alone.
