@@ -173,7 +173,8 @@ class Localizer:
             methods: names, or ensembles such as "gem+legrad"; or a mapping from these to their options. The localizer's
                 own method and its options play no part. A threshold that was given to the localizer holds for all of
                 them; without one each method has its own.
-            on_error, reporter, absent_maps, keep_maps, presence, boxes: as in `cliploc.find.prepare.RunOptions`.
+
+        The other arguments are as in `cliploc.find.prepare.RunOptions`.
 
         Yields:
             For each picture the `Localization` by every method; the keys are the entries of `methods`.
