@@ -274,7 +274,7 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
 class Labels:
     """The names to find and the names of the background."""
 
-    entries: tuple[str, ...]  # names to find, as `cliploc.find.parse` takes them, such as "cat|kitten"
+    entries: tuple[str, ...]  # names to find, as `cliploc.find.prompts.parse` takes them, such as "cat|kitten"
     # for each entry the minimum certainty that the thing is there, 0–1; None for the run's threshold
     thresholds: tuple[float | None, ...]
     background: tuple[str, ...] = ()  # names of the background
