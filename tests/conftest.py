@@ -29,7 +29,7 @@ settings.load_profile("cliploc")
 FIRST = {
     "methods/test_contract.py", "evaluate/test_benchmark.py", "web/test_guard.py", "web/test_service.py",
     "cli/test_cli.py", "test_localizer.py", "test_examples.py", "test_plugins.py", "towers/test_open_clip_timm.py",
-    "hub/test_download.py", "evaluate/test_benchmark_page.py", "test_bench.py", "find/test_recipes.py",
+    "hub/test_download.py", "evaluate/test_benchmark_page.py", "find/test_recipes.py",
     "evaluate/metrics/test_box_metrics.py", "evaluate/test_faithfulness.py",
 }  # fmt: skip
 

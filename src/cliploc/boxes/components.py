@@ -258,6 +258,7 @@ def suppress(
     return order[selected]
 
 
+# ---------------------------------------------------------------------------------------------------------------- peaks
 MAX_SUMMITS = 64  # for more, testing the paths between them costs more than finding the basins
 
 

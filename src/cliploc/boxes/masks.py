@@ -207,6 +207,7 @@ class _NameMap:
         return of_picture
 
 
+# ------------------------------------------------------------------------------------------------------------- outlines
 @dataclass(frozen=True)
 class Ring:
     """A closed outline."""

@@ -107,6 +107,7 @@ def _with_legend(
     return sheet
 
 
+# ------------------------------------------------------------------------------------------------------------- overlays
 OPACITY = 0.5  # so that the thing can be seen under the hottest places
 MOST_PANELS = 40  # names on a sheet; with thousands it would exceed the size limit of JPEG
 HEAT_SIDE = 1024  # a map is smooth: beyond this size it is interpolated in 8 bits without loss

@@ -326,6 +326,7 @@ class StitchedFeatures:
         return features_of
 
 
+# -------------------------------------------------------------------------------------------------------- inside a pass
 V = TypeVar("V")
 
 

@@ -103,6 +103,7 @@ def recipe_of(model: str | Backbone, name: str = "default") -> Recipe:
     return _OF.get(known, _OF[kind])[name]
 
 
+# -------------------------------------------------------------------------------------------------------------- listing
 def list_models(*, kind: TowerKind | None = None, method: str | None = None, usable: bool = True) -> list[str]:
     """The names that `Localizer(model=…)` takes, besides `hf-hub:…` and `local-dir:…`.
 

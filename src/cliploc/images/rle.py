@@ -178,6 +178,7 @@ STEPS = 5  # that pycocotools takes along a pixel's side
 Mask = npt.NDArray[np.bool_]
 Run = Annotated[int, Meta(ge=0, le=2**53)]
 Corners = Annotated[list[Annotated[float, Meta(gt=-1e9, lt=1e9)]], Meta(min_length=6)]
+# ------------------------------------------------------------------------------------------------------------- polygons
 # x0, y0, x1, y1 … of a polygon; or ("runs", counts) of a crowd, column by column, first of pixels outside.
 Outline = tuple[float, ...] | tuple[str, tuple[int, ...]]
 

@@ -177,6 +177,7 @@ class View:
         return self.saved.correction or self.of_drafts()
 
 
+# ----------------------------------------------------------------------------------------------------- scores of drafts
 IOU = 0.5
 ADJUSTED = 0.7  # a draft that fits a box less well than this has to be adjusted
 

@@ -80,6 +80,7 @@ PromptedDataset: TypeAlias = DatasetSplit[PromptedPicture]
 LabelledDataset: TypeAlias = DatasetSplit[LabelledPicture]
 
 
+# ---------------------------------------------------------------------------------------------------------------- files
 LISTS = (".txt", ".lst", ".list")
 NO_PICTURE, RESULTS, CLOSED = "without a picture's extension", "of results", "that cannot be read"
 IN_NOTE = 5  # skipped files that a note names

@@ -304,6 +304,7 @@ def session() -> dict[str, Any]:
 
 
 KIND, VERSION = "evaluation", 1
+# ---------------------------------------------------------------------------------------------------------- evaluations
 PICTURE = """CREATE TABLE picture (
     place INTEGER PRIMARY KEY,    -- in the dataset, from 0
     sample TEXT NOT NULL UNIQUE,

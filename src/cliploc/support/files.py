@@ -151,6 +151,7 @@ class WeightIndex(Struct):  # model.safetensors.index.json
     weight_map: dict[str, str]
 
 
+# ---------------------------------------------------------------------------------------------------------------- files
 LOCK = ".cliploc.lock"  # in a folder that a run writes into
 DEMO = "demo:"  # before the file name of a photograph of the package
 AnyPath = str | os.PathLike[str]

@@ -133,6 +133,7 @@ def refused(refusal: RefusedError) -> JSONResponse:
     return JSONResponse({"error": str(refusal)}, refusal.status, asking)
 
 
+# -------------------------------------------------------------------------------------------------------------- servers
 TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 BASE = "base.css"  # every page's
 LIMITS: dict[str, Any] = {  # of uvicorn

@@ -273,6 +273,7 @@ def _question(fields: dict[str, Any], store: Store) -> Question:
     return Question(ids, files.get("picture"), exemplar, visitor, settings.with_exemplar(exemplar))
 
 
+# -------------------------------------------------------------------------------------------------- what the page shows
 JPEG_QUALITY = 85
 LAYER_SIDE = 320  # pixels of heat that is laid over the picture, where it is enlarged: it is smooth
 VERDICTS = ("found", "unsure", "not found")

@@ -258,6 +258,7 @@ def found_phrases(rows: Sequence[PhraseRow]) -> Found:
     return Found(tuple(ClassName(phrase, (phrase,)) for phrase in phrases), candidates)
 
 
+# -------------------------------------------------------------------------------------------------------------- samples
 C = TypeVar("C")
 S = TypeVar("S")
 Header = tuple[Size, int]  # size as stored, and the EXIF orientation: 1–8, 1 for none

@@ -198,6 +198,7 @@ def seven_digits(value: Any) -> Any:
     return [*map(seven_digits, value)] if isinstance(value, list | tuple) else value
 
 
+# -------------------------------------------------------------------------------------------------------------- figures
 # Used after the page's ink colour. Dashes distinguish lines of the same colour.
 LINE_COLOURS = tuple(map(colours.as_hex, colours.LINE_COLOURS))
 DASHES = ((), (6, 2), (2, 2), (7, 2, 2, 2))

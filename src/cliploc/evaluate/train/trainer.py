@@ -186,6 +186,7 @@ def hold_out(labels: tuple[int, ...], usable: tuple[int, ...], share: float, by:
     return PictureSplit(tuple(sorted(train)), tuple(sorted(validation)), tuple(classes), tuple(classes))
 
 
+# ------------------------------------------------------------------------------------------------------------- features
 FORMAT = 2  # raise it when the stored values change
 PART_BYTES = 16 << 20  # size of a file
 DECODERS = 2  # threads that read the next pictures while the tower computes
@@ -309,6 +310,7 @@ def _tensors(seen: Seen) -> dict[str, Tensor]:
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
+# ------------------------------------------------------------------------------------------------------------- training
 @dataclass(frozen=True)
 class Epoch:
     """The numbers of one epoch."""

@@ -120,6 +120,7 @@ def solved(cosines: Tensor, grey: Tensor, weight: Tensor) -> Tensor:
     return x
 
 
+# -------------------------------------------------------------------------------------------------------- the segmenter
 R = TypeVar("R")
 VALUES = 2**23  # of maps that are in memory at once in one buffer: 32 MB
 Labels = npt.NDArray[np.int16]

@@ -187,6 +187,7 @@ def crop(image: Image.Image, edges: Sequence[float]) -> Image.Image:
 
 
 KIND, VERSION = "check", 2
+# -------------------------------------------------------------------------------------------------------------- the job
 # The digest is of all that a reading depends on besides the settings; the content is the safetensors of `Reading`.
 TABLES = ("CREATE TABLE reading (picture TEXT PRIMARY KEY, digest TEXT NOT NULL, content BLOB NOT NULL)",)
 SAVE = "INSERT OR REPLACE INTO reading VALUES (?, ?, ?)"

@@ -143,6 +143,7 @@ def jittered(rng: np.random.Generator, box: Floats, size_wh: tuple[int, int]) ->
     return np.asarray(moved[(sides.min(axis=1) >= 2) & (overlap >= 0.15) & (overlap <= 0.5)][:1])
 
 
+# -------------------------------------------------------------------------------------------------------------- chances
 Ints: TypeAlias = npt.NDArray[np.int64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 

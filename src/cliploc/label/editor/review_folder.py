@@ -398,6 +398,7 @@ class Learning:
             self._write_learnt()
 
 
+# ---------------------------------------------------------------------------------------------------------- suggestions
 MARGIN = 0.15  # of a box's side, in which it is not split
 FLAT = 0.95  # heat of a valley, as a share of the lower hill's, from which it is none
 HILL = 0.2  # of the highest one

@@ -165,6 +165,7 @@ def short(text: str) -> str:
     return line if len(text) <= LONGEST else f"{line[:LONGEST]}…"
 
 
+# ---------------------------------------------------------------------------------------------------------- predictions
 MEMORY = 64 * 2**20  # bytes for embeddings of names, and for features of pictures that may be asked for again
 MOST_REASONS = 5  # names in the line that says why nothing was found
 TAGS = "RectangleLabels or PolygonLabels"
@@ -416,6 +417,7 @@ def _shapes(localization: Localization, control: Control, key: str, before: int)
     return shapes
 
 
+# --------------------------------------------------------------------------------------------------------------- routes
 MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
 Say = Callable[[str], None]
 T = TypeVar("T")

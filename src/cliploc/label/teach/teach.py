@@ -487,6 +487,7 @@ def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:
     return torch.from_numpy(covered).flatten()
 
 
+# -------------------------------------------------------------------------------------------------------- drawing again
 A = TypeVar("A")
 B = TypeVar("B")
 TOGETHER = 32  # pictures that are drawn together: a query of their lessons

@@ -112,6 +112,7 @@ def _picture(run: TaskRun, row: DrawnRow, visible: bool) -> Image.Image:
     return image
 
 
+# ------------------------------------------------------------------------------------------------------------- the page
 MOST_DRAWN = 8  # settings in one figure
 MOST_OTHERS = 3  # classes outside a confusion matrix that it names
 NO_INTERVALS = metrics.Bootstrap(replicates=0)

@@ -266,6 +266,7 @@ def evaluate_maps(
     return MapsResult(summary, measures, localizer.backbone.name)
 
 
+# ------------------------------------------------------------------------------------------------------------- the page
 NOTE = (
     "Compare an area with those of the baselines Random and Centred Gaussian, which ignore the picture and the name. "
     "Removed pixels make pictures that no model was trained on: a low deletion area may show that too."

@@ -299,6 +299,7 @@ def spearman(a: Tensor, b: Tensor) -> float | None:
     return pearson(ranks(a), ranks(b))
 
 
+# ------------------------------------------------------------------------------------------------------------ measuring
 SEED = 0  # of the random tower
 
 

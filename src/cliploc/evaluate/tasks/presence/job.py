@@ -268,6 +268,7 @@ def _interval(drawn: Floats | None, bootstrap: Bootstrap) -> tuple[float, float]
     return bootstrap.quantiles(finite) if finite is not None and len(finite) else None
 
 
+# ------------------------------------------------------------------------------------------------------------- the page
 COUNTS = {
     "names": "names asked that the model knows",
     "names_there": "of these, there",

@@ -331,6 +331,7 @@ def evaluate_labels(
     return LabelsResult(len(samples), len(metric), tuple(leave_out.problems), numbers)
 
 
+# ------------------------------------------------------------------------------------------------------------- the page
 EXAMPLES = 6  # pictures, spread over the set
 MOST_SETTINGS = 6  # beside each example, best first
 SIDE = 240  # longer side in pixels of examples
