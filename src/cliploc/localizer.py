@@ -10,10 +10,10 @@ from torch import Tensor
 
 from cliploc import Localization, Options, UsageError, towers
 from cliploc.boxes import BoxRule, masks
-from cliploc.find import calibration, heads, identity, looks, prompts, running, tasks, texts
+from cliploc.find import calibration, heads, identity, passes, prompts, running, tasks, texts
 from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
-from cliploc.find.looks import MaskedEncoder
+from cliploc.find.passes import MaskedEncoder
 from cliploc.find.prepare import Names, OnError, Request, Result, RunOptions, Sought, requests_of, source_of
 from cliploc.find.presence import Bank
 from cliploc.images.reading import ImageLike
@@ -284,7 +284,7 @@ class Localizer:
         *,
         needs: Needs | None = None,
         graph: bool = False,
-    ) -> looks.Inside:
+    ) -> passes.Inside:
         """What the model and a method see of one picture, as tensors: raw maps, attention, q, k, v, tokens, features.
 
         Args:
@@ -311,7 +311,7 @@ class Localizer:
             flow, task, _ = self._resolved(method, method_options)
             request = Request(0, image, names)
             item = flow.preparation.prepare(request, prompts.parse(names, self.templates), source_of(request))
-            return looks.look_inside(self.backbone, self._texts, self.guide, task, item, needs, graph=graph)
+            return passes.look_inside(self.backbone, self._texts, self.guide, task, item, needs, graph=graph)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cliploc.boxes import BoxRule
 from cliploc.errors import ModelError, UsageError
-from cliploc.find.looks import Look, StitchedFeatures
+from cliploc.find.passes import ForwardPass, StitchedFeatures
 from cliploc.find.running import computed_ahead
 from cliploc.images.geometry import Frame, padding_least
 from cliploc.localizer import Localizer
@@ -265,8 +265,8 @@ def test_padding_gives_no_heat_and_takes_none():
     rng = torch.Generator().manual_seed(0)
     features = torch.randn(len(windows), 6, 8, 8, generator=rng)
     stitched = StitchedFeatures(0, [frame], {2: (32, 32)}, flipped=False)
-    look = Look(tuple(windows), (0,) * len(windows), flipped=False, windows=0)
-    stitched.add(look, Trace(torch.zeros(len(windows), 4), (8, 8), {2: features}))
+    forward = ForwardPass(tuple(windows), (0,) * len(windows), flipped=False, windows=0)
+    stitched.add(forward, Trace(torch.zeros(len(windows), 4), (8, 8), {2: features}))
     [found] = stitched.over(Trace(torch.zeros(1, 4), (16, 16), {2: torch.zeros(1, 6, 16, 16)})).values()
     heat = torch.rand(1, 2, 32, 32, generator=rng)
     spread_out = spread(found, heat, 0.2)

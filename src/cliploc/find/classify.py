@@ -9,7 +9,7 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.find import prompts
 from cliploc.find.flow import Flow
-from cliploc.find.looks import check_finite
+from cliploc.find.passes import check_finite
 from cliploc.find.prepare import OnError, Prepared, Request, Unreadable, stacked
 from cliploc.find.running import torch_modes
 from cliploc.images.reading import Picture

@@ -1,6 +1,6 @@
 """The whole flow, from pictures and names to boxes, in the order in which it happens.
 
-    requests → prepare → look (tower, methods) → weigh (which names may be there) → refine → join → boxes
+    requests → prepare → passes (tower, methods) → presence (which names may be there) → refine → join → boxes
              → second look (which boxes are right, which names are there) → results
 
 Shapes: B pictures of a batch, P names, n inputs of one forward pass (whole pictures, or windows of them), D the joint
@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from cliploc.boxes.masks import MaskSource
-from cliploc.find import looks, recipes
+from cliploc.find import passes, recipes
 from cliploc.find.calibration import Calibration
 from cliploc.find.learnt import Lesson
 from cliploc.find.prepare import Preparation, Prepared, Request, Result, RunOptions, Unreadable
@@ -37,11 +37,11 @@ READ_APART = 2.0  # from this scale on, scores and a second look have a pass of 
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What the tower and the methods make of a batch, before the names are weighed."""
+class TowerOutputs:
+    """What the tower and the methods make of a batch, before it is known which names are there."""
 
     batch: Sequence[Prepared]
-    raws: list[looks.Raw]  # of each task, in their order
+    raws: list[passes.Raw]  # of each task, in their order
     windows: list[Tensor]  # for each picture, [W, D] of its windows, not mirrored; W may be 0
     contexts: list[Context]  # the whole pictures with windows' features, at the first scale, not mirrored and mirrored
     seen: Trace  # of the whole pictures at the first scale, not mirrored
@@ -49,7 +49,7 @@ class Looked:
 
 
 @dataclass(frozen=True)
-class Weighed:
+class BatchMaps:
     """A batch with all that its boxes are made of."""
 
     batch: Sequence[Prepared]
@@ -70,7 +70,7 @@ class Flow:
         texts: Texts,
         options: Options,
         head: tuple[str, TrainedHead] | None,
-        masked: looks.MaskedEncoder,
+        masked: passes.MaskedEncoder,
         *,
         bank: Bank,
         calibration: Calibration,
@@ -93,7 +93,7 @@ class Flow:
         scales = (*self._scales, 1.0) if self.reads_apart else self._scales
         self.preparation = Preparation(backbone, texts.templates, options, scales, windows)
         self.steps = Steps(backbone, steps, windows, self.preparation.input_hw, guide is not None, texts)
-        self._passes = looks.Passes(backbone, texts, options, masked, guide, self._needs_of)
+        self._runner = passes.PassRunner(backbone, texts, options, masked, guide, self._needs_of)
 
     def run(
         self, requests: Iterable[Request], tasks: Mapping[str, Task], run: RunOptions
@@ -104,19 +104,19 @@ class Flow:
         compute = partial(self.compute, tasks=list(tasks.values()), presence=presence, run=run)
         apart = run.on_error == "skip" and len(tasks) == 1
         with closing(self.preparation.computed(requests, compute, run.on_error, run.reporter, apart)) as pictures:
-            for item, weighed, b in pictures:
+            for item, of_batch, b in pictures:
                 if isinstance(item, Unreadable):
                     yield Result(item.id, error=item.error)
                     continue
-                assert weighed is not None
-                by_task = zip(tasks.items(), weighed.by_task, strict=True)
-                found = {spec: self._result(b, task, maps, weighed, run) for (spec, task), maps in by_task}
-                yield Result(item.id, found, lesson=weighed.lessons[b] if weighed.lessons else None)
+                assert of_batch is not None
+                by_task = zip(tasks.items(), of_batch.by_task, strict=True)
+                found = {spec: self._result(b, task, maps, of_batch, run) for (spec, task), maps in by_task}
+                yield Result(item.id, found, lesson=of_batch.lessons[b] if of_batch.lessons else None)
 
-    def _needs_of(self, look: looks.Look, taught: bool) -> Needs:
-        """What the steps and a second look read of a look's trace."""
-        needs = reduce(or_, self.steps.needs(look, taught), Needs())
-        if look.scale in (0, self.read_scale) and not look.flipped:
+    def _needs_of(self, forward: passes.ForwardPass, taught: bool) -> Needs:
+        """What the steps and a second look read of a pass's trace."""
+        needs = reduce(or_, self.steps.needs(forward, taught), Needs())
+        if forward.scale in (0, self.read_scale) and not forward.flipped:
             if self.backbone.kind == "cnn":
                 needs |= Needs(features=(-1,))  # which are always there
             elif self.second_look:
@@ -130,67 +130,67 @@ class Flow:
         tasks: Sequence[Task],
         presence: Presence,
         run: RunOptions,
-    ) -> Callable[[], Weighed | None]:
+    ) -> Callable[[], BatchMaps | None]:
         """The tower's part of a batch, and the methods'; the call that it returns makes the rest, in any thread."""
         batch = [item for item in items if isinstance(item, Prepared)]
         if not batch:
             return lambda: None
         taught = run.lessons or any(self.texts.learnt_rows(item.texts) for item in batch)
-        raws = [looks.Raw(task) for task in tasks]
+        raws = [passes.Raw(task) for task in tasks]
         with torch_modes(self.backbone.device):
             if presence.bank is not None:
                 presence.bank.embed(run.reporter.bank)
-            directions = looks.of_names(batch, self.texts.directions)  # [B, P, D]
-            see = partial(
-                self._passes.see, batch=batch, directions=directions, taught=taught, tower_called=run.reporter.tower
+            directions = passes.of_names(batch, self.texts.directions)  # [B, P, D]
+            run_pass = partial(
+                self._runner.run, batch=batch, directions=directions, taught=taught, tower_called=run.reporter.tower
             )
-            passes = looks.looks_at(batch, len(self._scales), bool(self.options.flip), self.options.batch_size)
+            flip, at_once = bool(self.options.flip), self.options.batch_size
             contexts, sums, embeddings = [], [], []
-            for look in passes:
-                context = see(look, raws=raws, progress=progress)
-                embeddings.append((look, context.trace.embedding))
-                if look.scale == 0:  # the other traces are dropped, as they are large
+            for forward in passes.forward_passes(batch, len(self._scales), flip, at_once):
+                context = run_pass(forward, raws=raws, progress=progress)
+                embeddings.append((forward, context.trace.embedding))
+                if forward.scale == 0:  # the other traces are dropped, as they are large
                     contexts.append(context)
-                    sums.append(self.steps.stitched(context, batch, taught, look.flipped))
-                elif look.windows is not None:
-                    sums[int(look.flipped)].add(look, context.trace)
+                    sums.append(self.steps.stitched(context, batch, taught, forward.flipped))
+                elif forward.windows is not None:
+                    sums[int(forward.flipped)].add(forward, context.trace)
             seen = read = contexts[0].trace
             if self.reads_apart:
-                read = see(looks.full_look(batch, self.read_scale), progress=progress).trace
+                read = run_pass(passes.whole_picture_pass(batch, self.read_scale), progress=progress).trace
             contexts = [features.into(context) for context, features in zip(contexts, sums, strict=True)]
-        windows = looks.window_embeddings(embeddings, len(batch))
-        return partial(self._weigh, Looked(batch, raws, windows, contexts, seen, read), presence, run)
+        windows = passes.window_embeddings(embeddings, len(batch))
+        return partial(self._presence_and_maps, TowerOutputs(batch, raws, windows, contexts, seen, read), presence, run)
 
-    def _weigh(self, looked: Looked, presence: Presence, run: RunOptions) -> Weighed:
+    def _presence_and_maps(self, outputs: TowerOutputs, presence: Presence, run: RunOptions) -> BatchMaps:
         """Which names are there, and the maps of every task after the steps on the grid."""
-        batch, embedding, windows = looked.batch, looked.read.embedding, looked.windows
+        batch, embedding, windows = outputs.batch, outputs.read.embedding, outputs.windows
         with torch_modes(self.backbone.device):
-            places = self.backbone.dense(looked.read) if self.second_look else None
+            places = self.backbone.dense(outputs.read) if self.second_look else None
             if presence.bank is not None and not self.options.windows and self.backbone.kind == "cnn":
-                windows = regions_of([item.frames[0] for item in batch], self.backbone.dense(looked.seen))
+                windows = regions_of([item.frames[0] for item in batch], self.backbone.dense(outputs.seen))
             evidence = presence.of(batch, embedding, windows)
-            tasks = [raw.task for raw in looked.raws]
+            tasks = [raw.task for raw in outputs.raws]
             wanted: list[Sequence[int]] = [
                 range(len(item.texts)) if run.absent_maps else present_names(item.texts.synonyms, absent, tasks)
                 for item, absent in zip(batch, evidence.absences, strict=True)
             ]
-            made = [self.steps.maps_of(raw, batch, wanted, looked.contexts, embedding) for raw in looked.raws]
-            first, contexts = looked.raws[0].maps, looked.contexts[0]
+            made = [self.steps.maps_of(raw, batch, wanted, outputs.contexts, embedding) for raw in outputs.raws]
+            first, contexts = outputs.raws[0].maps, outputs.contexts[0]
             lessons = self.steps.lessons(first, batch, wanted, contexts, embedding) if run.lessons else None
-            return Weighed(batch, made, embedding, evidence, wanted, places, lessons)
+            return BatchMaps(batch, made, embedding, evidence, wanted, places, lessons)
 
-    def _result(self, b: int, task: Task, maps: TaskMaps, weighed: Weighed, run: RunOptions) -> Localization:
+    def _result(self, b: int, task: Task, maps: TaskMaps, of_batch: BatchMaps, run: RunOptions) -> Localization:
         """The boxes of a task for picture number `b` of a batch, and all else that is known of it."""
-        item, evidence = weighed.batch[b], weighed.evidence
+        item, evidence = of_batch.batch[b], of_batch.evidence
         with torch_modes(self.backbone.device):
             reasons = task.reasons(item.texts.synonyms, evidence.absences[b], maps.not_flat[b].tolist())
-            second = self._second_look(b, weighed, maps)
+            second = self._second_look(b, of_batch, maps)
             chances = None if second is None or not self.is_calibrated(task.method.name) else second.calibrated()
             rule = task.box_rule if run.boxes else None
             if rule is not None and second is not None:  # it chooses among all boxes
                 rule = replace(rule, max_boxes=None, min_score=0.0)
             remarks = dict.fromkeys(self.texts.remarks(item.texts))
-            finished = self.steps.finished(b, maps, task, weighed.wanted[b], reasons, rule, run.keep_maps)
+            finished = self.steps.finished(b, maps, task, of_batch.wanted[b], reasons, rule, run.keep_maps)
             result = Localization(
                 source=item.picture.source,
                 image=item.picture.image,
@@ -203,7 +203,7 @@ class Flow:
                 frame=finished.frame,
                 boxes=finished.boxes,
                 notes=(*item.picture.notes, *item.notes, *remarks),
-                embedding=weighed.embedding[b].clone().cpu().numpy(),
+                embedding=of_batch.embedding[b].clone().cpu().numpy(),
                 method=task.method.title,
                 model=self.backbone.name,
                 threshold=task.box_rule.threshold,
@@ -227,14 +227,14 @@ class Flow:
         settings = recipes.settings_of(method, self.options)
         return settings in (recipes.settings_of_recipes(self.backbone) if fitted is None else [fitted])
 
-    def _second_look(self, b: int, weighed: Weighed, maps: TaskMaps) -> SecondLook | None:
+    def _second_look(self, b: int, of_batch: BatchMaps, maps: TaskMaps) -> SecondLook | None:
         """The second look at picture number `b`; None if there is none, or no bank to compare with."""
-        compared, texts = weighed.evidence.compared, weighed.batch[b].texts
-        if not self.second_look or weighed.places is None or compared is None:
+        compared, texts = of_batch.evidence.compared, of_batch.batch[b].texts
+        if not self.second_look or of_batch.places is None or compared is None:
             return None
         features, rivals = compared[b]
-        frame, learnt = weighed.batch[b].frames[self.read_scale], tuple(maps.joined.learnt_rows(b))
+        frame, learnt = of_batch.batch[b].frames[self.read_scale], tuple(maps.joined.learnt_rows(b))
         competes = np.array([not self.texts.by_exemplars(words) for words in texts.synonyms])
-        alike = self.texts.learnt_presence(texts, weighed.embedding[b]).double().cpu().numpy()
-        of_picture = (frame, weighed.places[b], rivals, features, competes, texts.contrasts, learnt, alike)
-        return SecondLook(self.calibration, *of_picture, self.min_presence, weighed.evidence.rule or "bank")
+        alike = self.texts.learnt_presence(texts, of_batch.embedding[b]).double().cpu().numpy()
+        of_picture = (frame, of_batch.places[b], rivals, features, competes, texts.contrasts, learnt, alike)
+        return SecondLook(self.calibration, *of_picture, self.min_presence, of_batch.evidence.rule or "bank")

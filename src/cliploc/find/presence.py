@@ -21,8 +21,8 @@ from torch import Tensor
 from cliploc.boxes.reasons import absence
 from cliploc.find import prompts
 from cliploc.find.calibration import UNSURE, Calibration
-from cliploc.find.looks import of_names
 from cliploc.find.memory import cache_of
+from cliploc.find.passes import of_names
 from cliploc.find.prepare import Prepared
 from cliploc.find.running import torch_modes
 from cliploc.find.texts import ALIKE, Texts

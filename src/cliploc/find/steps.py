@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cliploc.boxes import BoxRule
 from cliploc.boxes.reasons import boxes_and_reasons
-from cliploc.find import learnt, looks
+from cliploc.find import learnt, passes
 from cliploc.find.prepare import Prepared
 from cliploc.find.presence import Reasons
 from cliploc.find.tasks import Task
@@ -30,7 +30,7 @@ Lots = Iterator[tuple[Sequence[int], FloatArray]]  # a few names at a time: thei
 class TaskMaps:
     """A method's maps of a batch."""
 
-    joined: looks.Joined  # computes the maps, in 0–1 over the first scale's input
+    joined: passes.Joined  # computes the maps, in 0–1 over the first scale's input
     not_flat: Tensor  # [B, P] bool, whether any view's map is not constant
 
     def sides(self, b: int) -> FloatArray | None:
@@ -40,7 +40,7 @@ class TaskMaps:
 
 @dataclass(frozen=True)
 class Finished:
-    """A picture's maps by one task, and its boxes before a second look."""
+    """A picture's maps by one task, and its boxes before a second forward."""
 
     frame: Frame  # how the picture lies in the maps
     maps: FloatArray  # [P, H, W] in 0–1, zero where none was made
@@ -88,9 +88,9 @@ class Steps:
         """How maps are made again from lessons, as part of a run's identity."""
         return {"version": learnt.LESSON_VERSION, "level": self.level_of(task)}
 
-    def needs(self, look: looks.Look, taught: bool = False) -> list[Needs]:
-        """What the steps on the grid, and what teaches, read from the trace of a look."""
-        if look.scale != 0 and (look.windows is None or look.windows != self._smallest):
+    def needs(self, forward: passes.ForwardPass, taught: bool = False) -> list[Needs]:
+        """What the steps on the grid, and what teaches, read from the trace of a forward."""
+        if forward.scale != 0 and (forward.windows is None or forward.windows != self._smallest):
             return []
         return self._all_needs(taught)
 
@@ -101,7 +101,7 @@ class Steps:
 
     def stitched(
         self, context: Context, batch: Sequence[Prepared], taught: bool, flipped: bool
-    ) -> looks.StitchedFeatures:
+    ) -> passes.StitchedFeatures:
         """An empty `StitchedFeatures` on the smallest windows' grid; no stage with a guide, or if whole is finer."""
         stages = {stage for need in self._all_needs(taught) for stage in need.features}
         grids = {}
@@ -111,11 +111,11 @@ class Steps:
             grid = [round(n * max(self._windows) * b / a) for n, a, b in zip(coarse, seen, window, strict=True)]
             if min(grid[0] / coarse[0], grid[1] / coarse[1]) > 1:
                 grids[stage] = (grid[0], grid[1])
-        return looks.StitchedFeatures(self._smallest, [item.frames[0] for item in batch], grids, flipped)
+        return passes.StitchedFeatures(self._smallest, [item.frames[0] for item in batch], grids, flipped)
 
     def maps_of(
         self,
-        raw: looks.Raw,
+        raw: passes.Raw,
         batch: Sequence[Prepared],
         wanted: list[Sequence[int]],
         contexts: Sequence[Context],
@@ -131,7 +131,7 @@ class Steps:
         pairs = zip(wanted, learnt_rows, strict=True)
         others = [[p for p in names if p not in rows] if redrawn else names for names, rows in pairs]
         joined = replace(self.joined(raw.task, raw.maps, batch, others, contexts), redrawn=redrawn)
-        varied = looks.not_flat(raw.maps, len(batch))
+        varied = passes.not_flat(raw.maps, len(batch))
         for of_picture, picture in zip(varied, redrawn, strict=bool(redrawn)):
             of_picture[[*picture.rows]] = True
         return TaskMaps(joined, varied)
@@ -156,34 +156,34 @@ class Steps:
     def joined(
         self,
         task: Task,
-        raw: Sequence[looks.LookMaps],
+        raw: Sequence[passes.PassMaps],
         batch: Sequence[Prepared],
         wanted: list[Sequence[int]],
         contexts: Sequence[Context],
-    ) -> looks.Joined:
-        """A task's maps from its looks, with steps on the grid after the mean of views; with flips mirrored too."""
+    ) -> passes.Joined:
+        """A task's maps from its passes, with steps on the grid after the mean of views; with flips mirrored too."""
         if not task.refined:  # its map is the same for every picture, so no other view or step is needed
-            return looks.Joined([[raw[0]]], batch)
-        views = looks.by_view(raw)
-        joined = looks.Joined(views, batch, fading=self.fading)
+            return passes.Joined([[raw[0]]], batch)
+        views = passes.by_view(raw)
+        joined = passes.Joined(views, batch, fading=self.fading)
         if not self.on_grid:
             return joined
-        # A single look has its map on the grid already, as the method made it. A picture too narrow for windows takes
+        # A single pass has its map on the grid already, as the method made it. A picture too narrow for windows takes
         # the other way even if it is alone: beside others it has several views, and its map must not depend on them.
         alone = len(views) == 1 and not self._windows
         refined = []
-        for context, (look, values) in zip(contexts, raw, strict=False):
+        for context, (forward, values) in zip(contexts, raw, strict=False):
             grid = self.on_grid[0].grid(context)
             if alone:
                 on_grid = F.interpolate(min_max(raw[0][1]), size=grid, mode="bilinear")
             else:
                 on_grid = self._mean(joined, values.shape[1], grid, wanted)
-            on_grid = on_grid.flip(-1) if look.flipped else on_grid
-            stepped = self._stepped(on_grid, context, batch, task.method, look.flipped)
-            refined.append([(look, stepped.flip(-1) if look.flipped else stepped)])
-        return looks.Joined(refined, batch)
+            on_grid = on_grid.flip(-1) if forward.flipped else on_grid
+            stepped = self._stepped(on_grid, context, batch, task.method, forward.flipped)
+            refined.append([(forward, stepped.flip(-1) if forward.flipped else stepped)])
+        return passes.Joined(refined, batch)
 
-    def _mean(self, joined: looks.Joined, names: int, grid: tuple[int, int], wanted: list[Sequence[int]]) -> Tensor:
+    def _mean(self, joined: passes.Joined, names: int, grid: tuple[int, int], wanted: list[Sequence[int]]) -> Tensor:
         """The mean of the views on a grid, `[B, P, h, w]`; unwanted maps are zero."""
         batch = joined.batch
         mean = joined.views[0][0][1].new_zeros(len(batch), names, *grid)
@@ -194,7 +194,7 @@ class Steps:
 
     def lessons(
         self,
-        raw: Sequence[looks.LookMaps],
+        raw: Sequence[passes.PassMaps],
         batch: Sequence[Prepared],
         wanted: list[Sequence[int]],
         contexts: Context,
@@ -203,7 +203,7 @@ class Steps:
         """What is kept of each picture, so that it can be searched again without the tower."""
         places, features = contexts.places, contexts.trace.features[learnt.taught_stage(self._backbone)]
         grid = (places.shape[-2], places.shape[-1])
-        joined = looks.Joined(looks.by_view(raw), batch, fading=self.fading)
+        joined = passes.Joined(passes.by_view(raw), batch, fading=self.fading)
         mean = self._mean(joined, raw[0][1].shape[1], grid, wanted)
         return [
             learnt.keep(names, mean[b, list(names)], places[b], features[b], embedding[b], item.frames[0])
@@ -220,7 +220,7 @@ class Steps:
             if number:
                 maps = F.interpolate(maps, size=step.grid(context), mode="bilinear")
             maps = step.function(context, maps)  # [B, P, h, w]
-            looks.check_finite(maps.flatten(2), batch, "a map", self._backbone)
+            passes.check_finite(maps.flatten(2), batch, "a map", self._backbone)
             threshold = step.threshold(self._backbone, threshold)
             maps = min_max(padding_least(maps, frames, flipped)).float()  # some steps return float64
         return maps
@@ -255,7 +255,7 @@ class Steps:
                 maps[list(some)] = values
         return Finished(frame, maps, Boxes.joined(parts, every), tuple(why))
 
-    def lots(self, b: int, joined: looks.Joined, task: Task, names: Sequence[int]) -> tuple[Frame, Lots]:
+    def lots(self, b: int, joined: passes.Joined, task: Task, names: Sequence[int]) -> tuple[Frame, Lots]:
         """How the picture lies in its maps after all steps, and the maps in 0–1 of these names, a few at a time."""
         frame = joined.batch[b].frames[0]
         if not (self.over_picture and task.refined):
@@ -267,14 +267,14 @@ class Steps:
         frame = inputs.over_picture(LONGEST)
         return frame, self._over_picture(b, joined, names, inputs, frame)
 
-    def _over_picture(self, b: int, joined: looks.Joined, names: Sequence[int], inputs: Frame, frame: Frame) -> Lots:
+    def _over_picture(self, b: int, joined: passes.Joined, names: Sequence[int], inputs: Frame, frame: Frame) -> Lots:
         """Maps after the steps over the picture, which lies in `inputs` unpadded, and in the steps' `frame`."""
         item = joined.batch[b]
         pixels = torch.from_numpy(np.array(frame.apply(item.picture.image)))  # [H, W, 3] uint8
         stride, scales = self._backbone.stride, zip(frame.scale_xy, inputs.scale_xy, strict=True)
         width, height = (max(1, round(stride * ours / theirs)) for ours, theirs in scales)
         x0, y0, x1, y1 = item.frames[0].visible_xyxy
-        for some in self._lots(names, frame.input_hw, looks.OVER_PICTURE_AT_ONCE):
+        for some in self._lots(names, frame.input_hw, passes.OVER_PICTURE_AT_ONCE):
             maps = joined.of(b, some)  # [p, H, W]
             picture = pixels.permute(2, 0, 1)[None].to(maps.device).float() / 255  # [1, 3, H, W]
             maps = min_max(inputs.map_to_frame(maps[:, y0:y1, x0:x1], frame))
@@ -283,9 +283,9 @@ class Steps:
             yield some, maps.cpu().numpy()
 
     def _lots(
-        self, names: Sequence[int], hw: tuple[int, int], usual: int = looks.VALUES_AT_ONCE
+        self, names: Sequence[int], hw: tuple[int, int], usual: int = passes.VALUES_AT_ONCE
     ) -> Iterator[Sequence[int]]:
         """Names, as many at a time as their maps `[H, W]` allow."""
-        count = looks.at_once(len(names), hw, usual if self.values_at_once is None else self.values_at_once)
+        count = passes.at_once(len(names), hw, usual if self.values_at_once is None else self.values_at_once)
         for start in range(0, len(names), count):
             yield names[start : start + count]

@@ -1,4 +1,4 @@
-"""Looks: passes of pictures or their windows give views, whose mean is a name's map; `look_inside` has the tensors."""
+"""Forward passes of pictures or their windows give views, whose mean is a name's map; `look_inside` has the tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -31,7 +31,7 @@ OVER_PICTURE_AT_ONCE = 2**25  # 134 MB: steps over the picture compute its weigh
 
 
 @dataclass(frozen=True)
-class Look:
+class ForwardPass:
     """One forward pass: whole pictures at one scale, or some of their windows."""
 
     frames: tuple[Frame, ...]  # how each lies in its picture
@@ -41,24 +41,24 @@ class Look:
     windows: int | None = None  # index of the set of windows; None for whole pictures
 
 
-LookMaps = tuple[Look, Tensor]  # a look and its maps `[n, P, h, w]` by one task, on the tower's grid
+PassMaps = tuple[ForwardPass, Tensor]  # a pass and its maps `[n, P, h, w]` by one task, on the tower's grid
 
 
-def looks_at(batch: Sequence[Prepared], scales: int, flip: bool, at_once: int) -> list[Look]:
-    """The looks at a batch that give maps, the first one of the whole pictures. So many windows go into one."""
+def forward_passes(batch: Sequence[Prepared], scales: int, flip: bool, at_once: int) -> list[ForwardPass]:
+    """The passes of a batch that give maps, the first one of the whole pictures. So many windows go into one."""
     flips = (False, True)[: 1 + flip]
-    looks = [full_look(batch, scale, flipped) for scale in range(scales) for flipped in flips]
+    passes = [whole_picture_pass(batch, scale, flipped) for scale in range(scales) for flipped in flips]
     for number in range(len(batch[0].windows)):
         windows = [(b, frame) for b, item in enumerate(batch) for frame in item.windows[number]]
         for start in range(0, len(windows), at_once):
             owners, frames = zip(*windows[start : start + at_once], strict=True)
-            looks += [Look(frames, owners, flipped, windows=number) for flipped in flips]
-    return looks
+            passes += [ForwardPass(frames, owners, flipped, windows=number) for flipped in flips]
+    return passes
 
 
-def full_look(batch: Sequence[Prepared], scale: int, flipped: bool = False) -> Look:
-    """The look at the whole pictures of a batch at one scale."""
-    return Look(tuple(item.frames[scale] for item in batch), tuple(range(len(batch))), flipped, scale=scale)
+def whole_picture_pass(batch: Sequence[Prepared], scale: int, flipped: bool = False) -> ForwardPass:
+    """The pass of the whole pictures of a batch at one scale."""
+    return ForwardPass(tuple(item.frames[scale] for item in batch), tuple(range(len(batch))), flipped, scale=scale)
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ class MaskedEncoder:
 
 @dataclass(frozen=True)
 class Raw:
-    """What one task makes of a batch; each look adds to it."""
+    """What one task makes of a batch; each pass adds to it."""
 
     task: Task
-    maps: list[LookMaps] = field(default_factory=list)
+    maps: list[PassMaps] = field(default_factory=list)
 
 
-class Passes:
-    """Runs a tower and methods on looks; `needs_of`: what others read of a look's trace."""
+class PassRunner:
+    """Runs a tower and methods, pass by pass; `needs_of`: what others read of a pass's trace."""
 
     def __init__(
         self,
@@ -94,14 +94,14 @@ class Passes:
         options: Options,
         masked: MaskedEncoder,
         guide: Guide | None,
-        needs_of: Callable[[Look, bool], Needs],
+        needs_of: Callable[[ForwardPass, bool], Needs],
     ) -> None:
         self._backbone, self._texts, self._options, self._guide = backbone, texts, options, guide
         self._masked, self._needs_of = masked, needs_of
 
-    def see(
+    def run(
         self,
-        look: Look,
+        forward: ForwardPass,
         batch: Sequence[Prepared],
         directions: Tensor,  # [B, P, D] of the pictures' names
         taught: bool,
@@ -115,17 +115,17 @@ class Passes:
         @cache  # once, and only if the tower, a method or the guide asks for them
         def pixels() -> Tensor:  # [n, 3, H, W] in 0–1
             tower_called()
-            return self._pixels(look, batch)
+            return self._pixels(forward, batch)
 
         images = cache(lambda: self._backbone.normalize(pixels()))
-        owners = [batch[b] for b in look.owners]
-        needs = reduce(or_, [raw.task.needs for raw in raws], self._needs_of(look, taught))
-        with self._remembered(look, batch) as remembered:
+        owners = [batch[b] for b in forward.owners]
+        needs = reduce(or_, [raw.task.needs for raw in raws], self._needs_of(forward, taught))
+        with self._remembered(forward, batch) as remembered:
             trace = once(remembered.traces, needs, lambda: self._backbone.trace(images(), needs))
             check_finite(trace.embedding[:, None], owners, "an embedding", self._backbone)
             context = Context(
                 images,
-                _rows(directions, look.owners),  # [n, P, D]
+                _rows(directions, forward.owners),  # [n, P, D]
                 trace,
                 self._backbone,
                 self._options.batch_size,
@@ -140,24 +140,26 @@ class Passes:
                 values = raw_maps(raw.task.method, context, raw.task.options)  # [n, P, h, w]
                 check_finite(values.flatten(2), owners, "a map", self._backbone)
                 values = values.relu() if raw.task.method.relu else values
-                raw.maps.append((look, values.flip(-1) if look.flipped else values))
+                raw.maps.append((forward, values.flip(-1) if forward.flipped else values))
         return context
 
-    def _pixels(self, look: Look, batch: Sequence[Prepared]) -> Tensor:
-        if look.windows is None:
-            pixels = [batch[b].inputs[look.scale or 0] for b in look.owners]
+    def _pixels(self, forward: ForwardPass, batch: Sequence[Prepared]) -> Tensor:
+        if forward.windows is None:
+            pixels = [batch[b].inputs[forward.scale or 0] for b in forward.owners]
         else:
-            pixels = [batch[b].window(look.windows, frame) for b, frame in zip(look.owners, look.frames, strict=True)]
+            pixels = [
+                batch[b].window(forward.windows, frame) for b, frame in zip(forward.owners, forward.frames, strict=True)
+            ]
         together = stacked(pixels)  # [n, 3, H, W] uint8
-        return (together.flip(-1) if look.flipped else together).to(self._backbone.device).float().div_(255)
+        return (together.flip(-1) if forward.flipped else together).to(self._backbone.device).float().div_(255)
 
-    def _remembered(self, look: Look, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:
-        """What the memory has of a look; new results are added to it."""
+    def _remembered(self, forward: ForwardPass, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:
+        """What the memory has of a pass; new results are added to it."""
         if self._options.memory is None:
             return nullcontext(Remembered())
         guide = None if self._guide is None else self._guide.weights_id
-        seen = [(batch[b].picture.checksum, frame) for b, frame in zip(look.owners, look.frames, strict=True)]
-        return self._options.memory.of(self._backbone, *seen, look.flipped, self._masked.precision, guide)
+        seen = [(batch[b].picture.checksum, frame) for b, frame in zip(forward.owners, forward.frames, strict=True)]
+        return self._options.memory.of(self._backbone, *seen, forward.flipped, self._masked.precision, guide)
 
 
 def of_names(batch: Sequence[Prepared], make: Callable[[TextSet], Tensor]) -> Tensor:
@@ -198,14 +200,14 @@ def check_finite(values: Tensor, batch: Sequence[Prepared], what: str, backbone:
 
 
 # ---------------------------------------------------------------------------------------------------------------- views
-View = list[LookMaps]  # the looks that together give a map of each whole picture
+View = list[PassMaps]  # the passes that together give a map of each whole picture
 
 
-def by_view(maps: Sequence[LookMaps]) -> list[View]:
-    """Groups looks into views; the first look is in the first view."""
+def by_view(maps: Sequence[PassMaps]) -> list[View]:
+    """Groups passes into views; the first pass is in the first view."""
     views: dict[tuple[int | None, int | None, bool], View] = {}
-    for look, values in maps:
-        views.setdefault((look.scale, look.windows, look.flipped), []).append((look, values))
+    for forward, values in maps:
+        views.setdefault((forward.scale, forward.windows, forward.flipped), []).append((forward, values))
     return list(views.values())
 
 
@@ -247,9 +249,9 @@ class Joined:
 def on_input(view: View, item: Prepared, b: int, names: Sequence[int], fading: bool) -> Tensor:
     """A view's maps of some names of picture number `b` → `[p, H, W]` in 0–1 on the first scale's input."""
     base, frames, parts = item.frames[0], list[Frame](), []
-    for look, values in view:
-        inputs = [n for n, owner in enumerate(look.owners) if owner == b]
-        frames += [look.frames[n] for n in inputs]
+    for forward, values in view:
+        inputs = [n for n, owner in enumerate(forward.owners) if owner == b]
+        frames += [forward.frames[n] for n in inputs]
         parts.append(values[inputs][:, list(names)])
     chosen = torch.cat(parts)  # [frames, p, h, w]
     if not frames:  # a picture too narrow for windows
@@ -264,22 +266,22 @@ def at_once(count: int, hw: tuple[int, int], values: int = VALUES_AT_ONCE) -> in
     return max(1, min(count, values // (hw[0] * hw[1])))
 
 
-def not_flat(maps: Sequence[LookMaps], pictures: int) -> Tensor:
-    """`[B, P]` bool: whether any look of a picture gave a map that is not constant."""
+def not_flat(maps: Sequence[PassMaps], pictures: int) -> Tensor:
+    """`[B, P]` bool: whether any pass of a picture gave a map that is not constant."""
     device = maps[0][1].device
     counts = torch.zeros(pictures, maps[0][1].shape[1], dtype=torch.int64, device=device)  # maps that are not constant
-    for look, values in maps:
+    for forward, values in maps:
         varied = values.amax(dim=(-2, -1)) > values.amin(dim=(-2, -1))  # [n, P]
-        counts.index_add_(0, torch.tensor(look.owners, device=device), varied.long())
+        counts.index_add_(0, torch.tensor(forward.owners, device=device), varied.long())
     return counts > 0
 
 
-def window_embeddings(embeddings: Sequence[LookMaps], pictures: int) -> list[Tensor]:
-    """For each picture the embeddings `[W, D]` of its windows, not mirrored, from those `[n, D]` of every look."""
+def window_embeddings(embeddings: Sequence[PassMaps], pictures: int) -> list[Tensor]:
+    """For each picture the embeddings `[W, D]` of its windows, not mirrored, from those `[n, D]` of every pass."""
     of_pictures: list[list[Tensor]] = [[] for _ in range(pictures)]
-    for look, values in embeddings:
-        if look.windows is not None and not look.flipped:
-            for n, owner in enumerate(look.owners):
+    for forward, values in embeddings:
+        if forward.windows is not None and not forward.flipped:
+            for n, owner in enumerate(forward.owners):
                 of_pictures[owner].append(values[n])
     empty = embeddings[0][1][:0]  # [0, D]
     return [torch.stack(embedding) if embedding else empty for embedding in of_pictures]
@@ -295,14 +297,14 @@ class StitchedFeatures:
         self._mosaics = {stage: [Mosaic(frame, hw) for frame in frames] for stage, hw in grids.items()}
         self._seen: set[int] = set()  # pictures with windows
 
-    def add(self, look: Look, trace: Trace) -> None:
+    def add(self, forward: ForwardPass, trace: Trace) -> None:
         """Adds the features of some windows; windows of another set are ignored."""
-        if look.windows != self._windows:
+        if forward.windows != self._windows:
             return
         for stage, mosaics in self._mosaics.items():
             features = trace.features[stage].float()  # [n, C, h, w]
             features = features.flip(-1) if self._flipped else features
-            for owner, frame, values in zip(look.owners, look.frames, features, strict=True):
+            for owner, frame, values in zip(forward.owners, forward.frames, features, strict=True):
                 mosaics[owner].add(frame, values)
                 self._seen.add(owner)
 
