@@ -33,7 +33,7 @@ from cliploc.images.geometry import iou_matrix
 from cliploc.label.annotate import annotate
 from cliploc.label.drafts import work_on
 from cliploc.label.results import AnnotatedFolder, reviewed_pictures
-from cliploc.label.teach.teach import School
+from cliploc.label.teach.teach import FolderLearner
 from cliploc.options import Options
 from cliploc.runs.label_store import Correction, LabellingRun, TaughtPicture
 from cliploc.runs.picture_files import FoundPictures, PictureFile, PromptedPicture, by_path
@@ -123,9 +123,9 @@ class Person:
     def _drawn(self) -> Mapping[str, TaughtPicture]:
         """What is taught now."""
         self._folder.taught_instead = {}
-        school = School(self._folder)
-        _, known = school.names()
-        return {one.picture: one for one in school.rows(known)}
+        learner = FolderLearner(self._folder)
+        _, known = learner.names()
+        return {one.picture: one for one in learner.rows(known)}
 
     def _review(self, reviewed: Sequence[str]) -> None:
         """Reviews these pictures alone."""
@@ -136,7 +136,7 @@ class Person:
                 truth = Correction([box for box, _ in pairs], [p for _, p in pairs])
                 done = ("reviewed", truth) if picture in there else ("none", None)
                 run.save(self._folder.pictures[picture], *done)
-        self._folder.weigh()
+        self._folder.update_prior()
 
     def _true(self, picture: PromptedPicture) -> dict[int, FloatArray]:
         """The true boxes of each name that may be asked, in pixels of the file."""

@@ -16,9 +16,9 @@ from sklearn.metrics import roc_auc_score
 
 from cliploc import Localizer
 from cliploc.images.reading import load
-from cliploc.label.checking import judge
-from cliploc.label.checking.judge import Reading, read_picture
+from cliploc.label.checking import wrong_labels
 from cliploc.label.checking.labels import read_set
+from cliploc.label.checking.wrong_labels import Reading, read_picture
 from cliploc.values import Floats
 
 KINDS = ("random", "frequent", "in the picture")
@@ -54,15 +54,15 @@ def read(root: Path) -> Data:
     }
 
 
-def names_of(data: Data, given: Any, drafts: bool = False, shown: Any = slice(None)) -> judge.Names:
+def names_of(data: Data, given: Any, drafts: bool = False, shown: Any = slice(None)) -> wrong_labels.Names:
     """What the names of some boxes are judged to be, and then those of drafts, if they count."""
     of_drafts = slice(None) if drafts else slice(0)
     boxes = np.concatenate([data["boxes"][shown], data["drafts"][of_drafts, :4]])
     pictures = np.concatenate([data["pictures"][shown], data["of_pictures"][of_drafts]])
     sizes = (boxes[:, 2:] - boxes[:, :2]) / data["size"][pictures]
     features = np.concatenate([data["features"][shown], data["of_drafts"][of_drafts]])
-    labels = np.concatenate([given[shown], np.full(len(pictures) - len(given[shown]), judge.DRAFT)])
-    return judge.judge_names(features, data["text"], sizes, labels, pictures, float(data["scale"]))
+    labels = np.concatenate([given[shown], np.full(len(pictures) - len(given[shown]), wrong_labels.DRAFT)])
+    return wrong_labels.wrong_names(features, data["text"], sizes, labels, pictures, float(data["scale"]))
 
 
 def renamed(true: Any, pictures: Any, kind: str, rng: np.random.Generator, share: float) -> Any:
@@ -89,7 +89,7 @@ def places_trial(data: Data, seed: int, share: float) -> tuple[Floats, Any]:
     chosen = np.random.default_rng(seed).random(len(edges))[owners] < share
     edges[owners[chosen]] = data["moved"][chosen]
     bad = np.isin(np.arange(len(edges)), owners[chosen])
-    return judge.judge_places(edges, pictures, data["moved"][~chosen], pictures[owners[~chosen]]), bad
+    return wrong_labels.wrong_places(edges, pictures, data["moved"][~chosen], pictures[owners[~chosen]]), bad
 
 
 def missing_trial(data: Data, seed: int, share: float, by_score: bool = False) -> tuple[Floats, Any]:
@@ -105,13 +105,15 @@ def missing_trial(data: Data, seed: int, share: float, by_score: bool = False) -
     for picture in np.unique(data["of_pictures"]):
         here, own = data["of_pictures"] == picture, data["pictures"] == picture
         some, visible, hidden = drafts[here], own & shown, own & ~shown
-        explained[here], matched[here], apart[here] = judge.compare(some, data["boxes"][visible], labels[visible])
-        right[here] = judge.compare(some, data["boxes"][hidden], labels[hidden])[0]
+        explained[here], matched[here], apart[here] = wrong_labels.compare(
+            some, data["boxes"][visible], labels[visible]
+        )
+        right[here] = wrong_labels.compare(some, data["boxes"][hidden], labels[hidden])[0]
         named[here] = np.isin(some[:, 4], labels[hidden])
     if by_score:
         return np.where(apart >= 0.9, drafts[:, 5], 0), named
     logits = names_of(data, labels, drafts=True, shown=shown).logits[shown.sum() :]
-    return judge.judge_missing(logits, drafts, explained, matched, apart), right & ~explained
+    return wrong_labels.missing_labels(logits, drafts, explained, matched, apart), right & ~explained
 
 
 def report(title: str, trial: Callable[..., tuple[Floats, Any]], seeds: int, first: int) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from cliploc import towers
-from cliploc.evaluate.calibrate import Examples, examples_in, fit
+from cliploc.evaluate.calibrate import Examples, examples_in, fit_calibration
 from cliploc.evaluate.metrics import average_precision
 from cliploc.find import prompts
 from cliploc.find.calibration import OF_BOX, Calibration, fit_logistic, package_calibration, reliability
@@ -144,7 +144,7 @@ def fitted(parts: Parts, models: Sequence[str], fold: int | None = None) -> Cali
         if model in models:
             found.append(Examples.together(p for i, p in enumerate(pictures) if fold is None or i % FOLDS != fold))
             weights.append(SETS[name])
-    return fit(found, weights, models, "coco_tune, ilsvrc_val_dev and 118 tuning pictures")
+    return fit_calibration(found, weights, models, "coco_tune, ilsvrc_val_dev and 118 tuning pictures")
 
 
 def without(parts: Parts, model: str, left_out: Sequence[str]) -> str:

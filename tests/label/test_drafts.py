@@ -20,7 +20,7 @@ from cliploc.label.annotate import annotate
 from cliploc.label.corrections import ReviewedBox, ReviewedPicture, correction_of
 from cliploc.label.drafts import FEWEST, SHARES, SPREAD, DraftRule, Prior, choose
 from cliploc.label.editor.review_folder import ReviewFolder
-from cliploc.label.promise import order_of
+from cliploc.label.estimates import order_of
 from cliploc.label.worker import AnnotateWorker
 from cliploc.runs.label_store import Candidate, Candidates, Correction, Found
 from tests.label.labelled import correct, corrections, held, save_boxes

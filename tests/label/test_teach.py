@@ -23,7 +23,16 @@ from cliploc.label.annotate import annotate
 from cliploc.label.drafts import Work, work_on
 from cliploc.label.results import AnnotateResult
 from cliploc.label.teach.lessons import packed
-from cliploc.label.teach.teach import AGREED, FEWEST, FEWEST_REVIEWED, Appearance, School, _inside, _Presence, gains
+from cliploc.label.teach.teach import (
+    AGREED,
+    FEWEST,
+    FEWEST_REVIEWED,
+    Appearance,
+    FolderLearner,
+    _inside,
+    _Presence,
+    gains,
+)
 from cliploc.runs.engine import MakeWorker, Part, Shard
 from cliploc.runs.label_store import Candidate, Correction, Found
 from cliploc.runs.picture_files import content_digest
@@ -247,7 +256,7 @@ def test_a_run_that_is_killed_or_called_again_ends_with_the_same_files(
     remaining = ["learnt.safetensors", "coco.json"]
     once = taught(job.out), *((job.out / name).read_bytes() for name in remaining)
     with monkeypatch.context() as patch:
-        patch.setattr(School, "names", lambda _: pytest.fail("taught again"))
+        patch.setattr(FolderLearner, "names", lambda _: pytest.fail("taught again"))
         assert any("drafts learnt from 5 reviewed pictures" in note for note in job.run().notes)
         assert (taught(job.out), *((job.out / name).read_bytes() for name in remaining)) == once
         (job.out / "learnt.safetensors").unlink()  # by whoever tidies up

@@ -62,7 +62,9 @@ def examples_in(localization: Localization, names: Sequence[str], truth: Mapping
     )
 
 
-def fit(parts: Sequence[Examples], weights: Sequence[float], models: Sequence[str], about: str) -> Calibration:
+def fit_calibration(
+    parts: Sequence[Examples], weights: Sequence[float], models: Sequence[str], about: str
+) -> Calibration:
     """The calibration of greatest likelihood; `weights`: of each set's names that are there, beside 1 for others."""
     every = Examples.together(parts)
     pairs = list(zip(parts, weights, strict=True))
@@ -213,9 +215,11 @@ def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about:
                     f"expected {what} and others that are not, got {'only' if true.all() else 'none of'} these in "
                     f"{FOLDS - 1} of {FOLDS} folds: {WITH_AND_WITHOUT}"
                 )
-        folds.append(fit([others], [1.0], models, about))
+        folds.append(fit_calibration([others], [1.0], models, about))
     return Calibrated(
-        replace(fit([Examples.together(pictures)], [1.0], models, about), lifts=before.lifts),  # as in the examples
+        replace(
+            fit_calibration([Examples.together(pictures)], [1.0], models, about), lifts=before.lifts
+        ),  # as in the examples
         Reliability.of(pictures, [before] * len(pictures)),
         Reliability.of(pictures, [folds[i % FOLDS] for i in range(len(pictures))]),
         len(pictures),

@@ -134,7 +134,7 @@ def share_of_text(reviewed: int, known: bool) -> float:
     return TEXT_SHARE * HALVED_AFTER / (HALVED_AFTER + reviewed) if known else 0.0
 
 
-def fit(
+def fit_direction(
     pictures: Pictures,
     heat: Tensor,  # [n, N] maps of the name in 0–1 before the steps on the grid
     uses: Tensor,  # [n] bool, which pictures show the name
@@ -178,7 +178,7 @@ def stability(pictures: Pictures, heat: Tensor, uses: Tensor) -> float:
         some = ids[number % groups * GROUP :][:GROUP]
         group, maps, first = pictures.some(some.tolist()), heat[some], torch.zeros(len(some), dtype=torch.bool)
         first[rng.permutation(len(some))[::2].copy()] = True
-        halves = [fit(group, maps, half, {}, known=True).direction for half in (first, ~first)]
+        halves = [fit_direction(group, maps, half, {}, known=True).direction for half in (first, ~first)]
         taught = [direction(group.whitened) for direction in halves]  # [20, N]
         one, other = (like - like.mean(dim=1, keepdim=True) for like in taught)
         cosines.append(F.cosine_similarity(one, other, dim=1).mean())

@@ -143,7 +143,7 @@ def annotate(
         if "teaching" in settings and not promised:  # else drafts stay as they were when pictures were reviewed
             notes.add(teach(folder, begun=partial(reporter.phase, "learning from the folder")).lines())
         if flags.max_false is not None:
-            notes.add(folder.keep_promise(flags.max_false))
+            notes.add(folder.accept_drafts(flags.max_false))
         earlier_formats = [exports.get(name) for name in run.exports if name in exports.names()]
         formats = tuple(dict.fromkeys([*earlier_formats, *formats]))
         result = results.conclude(folder, formats, written, computed=work.computed, reporter=reporter)
@@ -236,7 +236,7 @@ class _Work:
         self.computed = sum(folder.pictures[file.id].error is None for file in todo)
         if corrected is not None:
             read, line = corrections.apply_corrections(folder, corrected)
-            folder.weigh()
+            folder.update_prior()
             self.not_applied = read.problems
             self._notes.add([line])
         left = folder.pictures.keys() - {file.id for file in files} - unreadable.keys()

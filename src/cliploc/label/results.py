@@ -20,7 +20,7 @@ from cliploc.formats import AnnotatedPicture, Export, ExportSettings, pictures_o
 from cliploc.images.rle import Rle
 from cliploc.label.drafts import DraftRule, LabelScore, Prior, View, choose, score_drafts
 from cliploc.label.editor.page import ReviewPicture
-from cliploc.label.promise import FEWEST, SURE, Look, NameCount, Sample, fewest, look_at
+from cliploc.label.estimates import FEWEST, SURE, NameCount, Observation, Sample, fewest, observe
 from cliploc.runs.label_store import Candidates, Correction, LabellingRun, Saved, TaughtPicture
 from cliploc.runs.picture_files import PictureFile, PromptedDataset, PromptedPicture, by_path, content_digest
 from cliploc.support.files import write_bytes, write_json
@@ -157,9 +157,9 @@ class AnnotatedFolder:
     def show(self, files: Sequence[PictureFile]) -> None:
         """Takes these pictures; what is known of how common names are is of them alone."""
         self.found = sorted(files, key=by_path)
-        self.weigh()
+        self.update_prior()
 
-    def weigh(self) -> None:
+    def update_prior(self) -> None:
         """Lets what is reviewed now count for the other pictures."""
         self.__dict__.pop("prior", None)
 
@@ -259,25 +259,25 @@ class AnnotatedFolder:
         named = {name: score for name, score in zip(self.names, each, strict=True) if score.drafts or score.boxes}
         return {"": every, **named} if pairs else {}
 
-    def look(self, name: str, now: View) -> Look:
+    def observation(self, name: str, now: View) -> Observation:
         """What a picture says of others."""
         plain = now
         if now.found.taught:
             found = self.candidates(name, taught=False)
             plain = replace(now, found=found, chosen=choose(found, self.rule, self.prior))
-        return look_at(now, plain, len(self.names))
+        return observe(now, plain, len(self.names))
 
-    def keep_promise(self, most: float) -> list[str]:
+    def accept_drafts(self, most: float) -> list[str]:
         """Leaves the drafts that need no look, as reviewed pictures promise; what is to be said of it."""
-        sample = Sample({file.id: self.look(file.id, self.view(file.id)) for file in self.annotated()})
-        found = sample.no_look(most, range(len(self.names)))
+        sample = Sample({file.id: self.observation(file.id, self.view(file.id)) for file in self.annotated()})
+        found = sample.accepted_drafts(most, range(len(self.names)))
         if found is None:
             drafts = sum(len(one.drafts) for one in sample.seen)
             reviewed = f"{len(sample.seen)} pictures with {drafts} drafts were reviewed in random order"
             needed = f"it needs {fewest(most)} drafts, nearly all right: go on in `cliploc review`, order: random"
             return [f"no draft can be trusted at {most:.0%}: {reviewed} since drafts were last drawn; {needed}"]
         self.rule = replace(self.rule, min_score=float(np.float32(found.score)))
-        each = {name: sample.no_look(most, [label]) for label, name in enumerate(self.names)}
+        each = {name: sample.accepted_drafts(most, [label]) for label, name in enumerate(self.names)}
         shares = {"all names": found, **({} if len(each) == 1 else each)}
         promise = f"need no look: at most {most:.0%} of them are wrong ({SURE:.0%} sure)"
         return [
@@ -355,10 +355,10 @@ def write_learnt(out: Path, content: bytes | None) -> None:
 def _counted(folder: AnnotatedFolder, files: Mapping[str, tuple[str, ...]], computed: int) -> AnnotateResult:
     boxes, unsure, with_label = Counter[str](), Counter[str](), Counter[str]()
     empty = reviewed = corrected = 0
-    looks = dict[str, Look]()
+    observations = dict[str, Observation]()
     for file in folder.annotated():
         now = folder.view(file.id)
-        looks[file.id] = folder.look(file.id, now)
+        observations[file.id] = folder.observation(file.id, now)
         labels = Counter(folder.names[label] for label in now.boxes().labels)
         boxes.update(labels)
         with_label.update(labels.keys())
@@ -381,7 +381,7 @@ def _counted(folder: AnnotatedFolder, files: Mapping[str, tuple[str, ...]], comp
         computed=computed,
         corrected=corrected,
         draft_scores=folder.draft_scores(),
-        counts=Sample(looks).counts(folder.names),
+        counts=Sample(observations).counts(folder.names),
     )
 
 

@@ -28,10 +28,10 @@ def grad_cam_pp(ctx: Context, temperature: Positive | None = None, block: FromEn
     """
     scale = 1 / (temperature or 1 / ctx.backbone.logit_scale)
 
-    def weigh(a: Tensor, g: Tensor) -> Tensor:
+    def weighted(a: Tensor, g: Tensor) -> Tensor:
         rising = scale * g.relu()  # [B, p, C, h, w]
         total = a.sum(dim=(-2, -1)).clamp(min=0)[:, None, :, None, None]  # [B, 1, C, 1, 1]
         weights = (rising / (2 + total * rising)).sum(dim=(-2, -1))  # [B, p, C]
         return torch.einsum("bpc,bchw->bphw", weights, a)
 
-    return map_gradients(ctx, weigh, block)
+    return map_gradients(ctx, weighted, block)

@@ -20,11 +20,11 @@ def xgrad_cam(ctx: Context) -> Tensor:  # [B, P, h, w]
     Peers: `pytorch_grad_cam.XGradCAM` and `torchcam.methods.XGradCAM` add 1e-7 and 1e-8 to the sum instead.
     """
 
-    def weigh(a: Tensor, g: Tensor) -> Tensor:
+    def weighted(a: Tensor, g: Tensor) -> Tensor:
         total = a.sum(dim=(-2, -1))  # [B, C]
         off = total.abs() <= 1e-6 * a.abs().sum(dim=(-2, -1))
         share = a / total.masked_fill(off, 1)[..., None, None]  # [B, C, h, w]
         weights = torch.einsum("bpchw,bchw->bpc", g, share).masked_fill(off[:, None], 0)
         return torch.einsum("bpc,bchw->bphw", weights, a)
 
-    return map_gradients(ctx, weigh)
+    return map_gradients(ctx, weighted)

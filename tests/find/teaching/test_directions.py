@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cliploc import Localizer
-from cliploc.find.directions import Direction, Pictures, Whitening, fit, stability
+from cliploc.find.directions import Direction, Pictures, Whitening, fit_direction, stability
 from cliploc.find.learnt import (
     MOST_CELLS,
     MOST_CHANNELS,
@@ -38,7 +38,7 @@ def test_reviewed_pictures_teach_a_name_that_has_no_map() -> None:
     every, pictures, heat = pictures_of()
     boxes = {i: every[i].mask.flatten().float() for i in range(3)}
     uses = torch.ones(20, dtype=torch.bool)
-    warm = fit(pictures, torch.zeros_like(heat), uses, boxes, known=False).direction(pictures.whitened)
+    warm = fit_direction(pictures, torch.zeros_like(heat), uses, boxes, known=False).direction(pictures.whitened)
     masks = torch.stack([one.mask.flatten() for one in every])
     assert float(warm[masks].mean() - warm[~masks].mean()) > 0.6  # on all of the things
 
@@ -49,7 +49,7 @@ def test_the_equations(known: bool) -> None:
     every, pictures, heat = pictures_of([True] * 6)
     uses = torch.tensor([True, True, True, True, False, True])
     boxes = {0: every[0].mask.flatten().float(), 4: torch.zeros(CELLS * CELLS), 5: 0.4 * every[5].mask.flatten()}
-    found = fit(pictures, heat, uses, boxes, known=known)
+    found = fit_direction(pictures, heat, uses, boxes, known=known)
 
     def scaled(x: np.ndarray) -> np.ndarray:
         return (x - x.min()) / (x.max() - x.min())
@@ -110,14 +110,14 @@ def test_leaving_a_reviewed_picture_out_is_to_fit_without_its_boxes() -> None:
     every, pictures, heat = pictures_of([False] + [True] * 11)
     uses = torch.ones(12, dtype=torch.bool)
     boxes = {i: every[i].mask.flatten().float() for i in range(3)}
-    found = fit(pictures, torch.zeros_like(heat), uses, boxes, known=False)
+    found = fit_direction(pictures, torch.zeros_like(heat), uses, boxes, known=False)
     left_out = found.without(0, pictures, used=True)
     # Picture 0 shows another thing. Without it the direction is more like that of the others.
-    alone = fit(pictures, torch.zeros_like(heat), uses, {1: boxes[1], 2: boxes[2]}, known=False).direction
+    alone = fit_direction(pictures, torch.zeros_like(heat), uses, {1: boxes[1], 2: boxes[2]}, known=False).direction
     near = torch.nn.functional.cosine_similarity
     assert near(left_out.w, alone.w, dim=0) > near(found.direction.w, alone.w, dim=0)
     # Of a name that the model knows, it counts by its map where it is used, as a picture that nobody has reviewed.
-    found = fit(pictures, heat, uses, boxes, known=True)
+    found = fit_direction(pictures, heat, uses, boxes, known=True)
     for used in (True, False):
         means = []
         for mean, weight, places in (

@@ -27,7 +27,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.formats import LabelledBox
 from cliploc.formats.reading import in_one_line
 from cliploc.images.reading import load
-from cliploc.label.checking import judge
+from cliploc.label.checking import wrong_labels
 from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, doubles, odd_box, read_set, spelt_in_two_ways
 from cliploc.localizer import Localizer
 from cliploc.options import Options
@@ -178,7 +178,7 @@ def crop(image: Image.Image, edges: Sequence[float]) -> Image.Image:
     if len(edges) < 4:
         return ImageOps.contain(image, (SIDE, SIDE))
     box = np.clip(edges, 0, image.size * 2)
-    square = judge.square_around(box, image.size, LEAST_CROP, AROUND).round()
+    square = wrong_labels.square_around(box, image.size, LEAST_CROP, AROUND).round()
     part = ImageOps.contain(image.crop(tuple(square.astype(int).tolist())), (SIDE, SIDE))
     ratio = part.width / (square[2] - square[0])
     rectangle = captions.to_rectangle((box - square[[0, 1, 0, 1]]) * ratio, part.size)
@@ -287,7 +287,7 @@ class _Check:
             drawn = np.random.default_rng(list(one.id.encode())).random(len(one.xyxy)) < share
             copied = np.flatnonzero(drawn).tolist()
             try:
-                read = judge.read_picture(self._localizer, load(one.path).image, one.xyxy, copied, self._sought)
+                read = wrong_labels.read_picture(self._localizer, load(one.path).image, one.xyxy, copied, self._sought)
             except InputError as error:
                 self._failed[one.id] = in_one_line(error)
                 self._reporter.failed(one.id, InputError(f"{one.id}: {self._failed[one.id]}"))
@@ -297,7 +297,7 @@ class _Check:
                 self.computed += 1
             self._reporter.images(1)
         rows = self._store.each("SELECT picture, digest, content FROM reading")
-        return self._judged({name: judge.Reading(**arrays.load(content)) for name, digest, content in rows
+        return self._judged({name: wrong_labels.Reading(**arrays.load(content)) for name, digest, content in rows
                              if digests.get(name) == digest})  # fmt: skip
 
     def _limits(self) -> Iterator[str]:
@@ -312,13 +312,13 @@ class _Check:
             yield "one picture: nothing can be learnt from it; names are judged by the text alone"
         elif count < FEW:
             yield f"{count} labels are few: names are judged nearly by the text alone"
-        if self._of_boxes and (count < judge.LEAST_PLACED or of < judge.FOLDS):
-            yield f"too little to judge where boxes are: it takes {judge.LEAST_PLACED} in {judge.FOLDS} pictures"
+        if self._of_boxes and (count < wrong_labels.LEAST_PLACED or of < wrong_labels.FOLDS):
+            yield f"too little to judge where boxes are: it takes {wrong_labels.LEAST_PLACED} in {wrong_labels.FOLDS} pictures"
         if names := [name for name, text in zip(self._names, self._texts, strict=True) if text in self._unknown]:
             some = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
             yield f"{self._localizer.backbone.name} does not know {some}: judged by the set alone"
 
-    def _judged(self, read: Mapping[str, judge.Reading]) -> Checked:
+    def _judged(self, read: Mapping[str, wrong_labels.Reading]) -> Checked:
         """All labels and suspects."""
         of_boxes, of_drafts = self._chances([one for one in self._data.pictures if one.id in read], read)
         labels, suspects, judged = list[Label](), list[Suspect](), dict.fromkeys(KINDS, 0)
@@ -357,7 +357,7 @@ class _Check:
         return Checked(labels, suspects, *of_set, self.computed, self._failed, self._notes.lines)
 
     def _chances(
-        self, pictures: Sequence[LabelledFile], read: Mapping[str, judge.Reading]
+        self, pictures: Sequence[LabelledFile], read: Mapping[str, wrong_labels.Reading]
     ) -> tuple[Iterator[OfBox], Iterator[tuple[list[float], float | None]]]:
         """What each box is judged to be, and each draft with its chance: in the order of the pictures."""
         of, boxes = [read[one.id] for one in pictures], [one.xyxy for one in pictures]
@@ -365,22 +365,28 @@ class _Check:
         counts, drafts = [len(each) for each in given], [len(each.drafts) for each in of]
         if not (total := sum(counts)):
             return iter(()), iter(())
-        every = judge.Reading(*map(np.concatenate, zip(*of, strict=True)))
+        every = wrong_labels.Reading(*map(np.concatenate, zip(*of, strict=True)))
         xyxy = np.concatenate([*boxes, every.drafts[:, :4]])  # boxes, then drafts
         numbers = np.repeat([*range(len(of))] * 2, counts + drafts)
         sizes = (xyxy[:, 2:] - xyxy[:, :2]) / np.array([one.size_wh for one in pictures])[numbers]
         text = self._localizer.embed_names(self._texts).float().cpu().numpy()  # [P, D / 2]
         text[[name in self._unknown for name in self._texts]] = np.nan
-        names_of = np.concatenate([*given, np.full(sum(drafts), judge.DRAFT)])
+        names_of = np.concatenate([*given, np.full(sum(drafts), wrong_labels.DRAFT)])
         features = np.concatenate([every.features, every.of_drafts])
-        names = judge.judge_names(features, text, sizes, names_of, numbers, float(self._localizer.backbone.logit_scale))
+        names = wrong_labels.wrong_names(
+            features, text, sizes, names_of, numbers, float(self._localizer.backbone.logit_scale)
+        )
         of_moved = np.repeat(range(len(of)), [len(each.moved) for each in of])
-        placed = judge.judge_places(every.edges.astype(float), numbers[:total], every.moved.astype(float), of_moved)
+        placed = wrong_labels.wrong_places(
+            every.edges.astype(float), numbers[:total], every.moved.astype(float), of_moved
+        )
         same = ((_known(chance if self._of_boxes else np.nan), one.boxes[one.readable[first]].id)
                 for one, labels in zip(pictures, given, strict=True)
                 for chance, first in doubles(one.xyxy, labels))  # fmt: skip
-        facts = zip(*map(judge.compare, (each.drafts.astype(float) for each in of), boxes, given), strict=True)
-        absent = judge.judge_missing(names.logits[total:], every.drafts.astype(float), *map(np.concatenate, facts))
+        facts = zip(*map(wrong_labels.compare, (each.drafts.astype(float) for each in of), boxes, given), strict=True)
+        absent = wrong_labels.missing_labels(
+            names.logits[total:], every.drafts.astype(float), *map(np.concatenate, facts)
+        )
         likelier = (self._names[i] if len(self._names) > 1 else "" for i in names.likelier)
         rows = zip(likelier, names.chance, placed, same, strict=False)  # names: also those of drafts
         judged = ((name, _known(wrong), _known(at), *twice) for name, wrong, at, twice in rows)

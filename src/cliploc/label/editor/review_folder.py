@@ -32,7 +32,7 @@ from cliploc.images.rle import encode
 from cliploc.label.corrections import Corrections, ReviewedPicture, matched, review_of, save_reviewed
 from cliploc.label.editor.data_set import answer, suspects_of, worst_suspects, write_corrected
 from cliploc.label.editor.page import facts
-from cliploc.label.promise import order_of
+from cliploc.label.estimates import order_of
 from cliploc.label.results import AnnotatedFolder, conclude, write_learnt
 from cliploc.label.teach.teach import FEWEST_REVIEWED, teach
 from cliploc.localization import Localization
@@ -162,9 +162,9 @@ class ReviewFolder:
         with self.run.snapshot() as state:
             yield self._folder.at(state)
 
-    def weigh(self) -> None:
+    def update_prior(self) -> None:
         """Lets the reviewed pictures count for the others."""
-        self._folder.weigh()
+        self._folder.update_prior()
         self._listed = {}
 
     # ----------------------------------------------------------------------------------------------------------- saved
@@ -222,7 +222,7 @@ class ReviewFolder:
         if not self.run.exports:
             raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
         with locked(self.out), disk_errors(self.out):
-            self.weigh()  # the list shows what is exported
+            self.update_prior()  # the list shows what is exported
             files = [file for file in self._folder.found if file.path.is_file()]
             folder = AnnotatedFolder(self.run, files)
             formats = [exports.get(name) for name in self.run.exports if name in exports.names()]
@@ -360,9 +360,9 @@ class Learning:
         before, finished, failed = self._now, len(self._run.reviewed()), ""
         try:
             with self._folder.snapshot() as folder:
-                folder.weigh()  # by all that is reviewed now
+                folder.update_prior()  # by all that is reviewed now
                 teach(folder, again, write=self._run, stop=self._stop)
-            self._folder.weigh()
+            self._folder.update_prior()
             self._write_learnt()
         except _EndedError:
             return
@@ -393,7 +393,7 @@ class Learning:
             finished = len(self._run.reviewed())
             self._run.undo(finished)
             self._run.exemplars = {}
-            self._folder.weigh()
+            self._folder.update_prior()
             self._reviewed, self._note, self._failed = finished, "", ""
             self._write_learnt()
 

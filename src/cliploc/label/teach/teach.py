@@ -32,7 +32,7 @@ from cliploc.find.directions import (
     Direction,
     Pictures,
     Whitening,
-    fit,
+    fit_direction,
     share_of_text,
     stability,
 )
@@ -86,20 +86,20 @@ def teach(
     stop: Callable[[], None] = lambda: None,  # called for each picture; may raise an error
 ) -> Generation:
     """Teaches the names of a run that keeps lessons, and writes the drafts; earlier ones stay where reviewed only."""
-    school = School(folder)
-    of, before = school.stamp(), folder.run.taught_by[-1:]
+    learner = FolderLearner(folder)
+    of, before = learner.stamp(), folder.run.taught_by[-1:]
     for last in before:
         undone = not again and len(folder.run.reviewed()) <= last.reviewed
         if undone if last.undone else last.of == of:
             return last
-    if school.teachable:
+    if learner.teachable:
         begun()
-    names, known = school.names()
-    made = Generation(of=of, names=names, reviewed=len(school.reviewed))
+    names, known = learner.names()
+    made = Generation(of=of, names=names, reviewed=len(learner.reviewed))
     if not names and not any(last.names for last in before):  # there is nothing to say, and nothing to take back
         return made
     taught: dict[str, TaughtPicture] = {}
-    for drawn_again in school.rows(known):
+    for drawn_again in learner.rows(known):
         taught[drawn_again.picture] = drawn_again
         stop()
     learnt = None if known is None else known.learnt(folder.settings, names)
@@ -238,7 +238,7 @@ class Directions:
         ).content()
 
 
-class School:
+class FolderLearner:
     """The pictures of a run that can teach or be taught."""
 
     def __init__(self, folder: AnnotatedFolder) -> None:
@@ -298,15 +298,15 @@ class School:
         whitening = Whitening.of(lessons)
         pictures = Pictures.of(lessons, whitening)
         of_names = {p: _Name(self, p, chosen, lessons, pictures) for p in self.teachable}
-        ways = {p: of_name.way for p, of_name in of_names.items() if of_name.way is not None}
-        directions = {p: (way.fitted.direction, way.share) for p, way in ways.items()}
-        corrected = {p: way.presence or of_names[p].likeness for p, way in ways.items()}
+        models = {p: of_name.model for p, of_name in of_names.items() if of_name.model is not None}
+        directions = {p: (model.fitted.direction, model.share) for p, model in models.items()}
+        corrected = {p: model.presence or of_names[p].likeness for p, model in models.items()}
         presence = {p: chance for p, chance in corrected.items() if chance is not None}
-        sides = {p: way.sides for p, way in ways.items()}
+        sides = {p: model.sides for p, model in models.items()}
         outcomes = {self.folder.names[p]: of_name.outcome for p, of_name in of_names.items()}
-        if not ways:
+        if not models:
             return outcomes, None
-        seen = {p: of_names[p].seen() for p in ways}
+        seen = {p: of_names[p].seen() for p in models}
         unsure = frozenset(self.exemplars)
         return outcomes, Directions(whitening, directions, presence, sides, self.folder.names, seen, unsure)
 
@@ -347,29 +347,29 @@ class _Name:
     """One name, taught by the folder and by reviewed pictures; and which of its drafts are used."""
 
     def __init__(
-        self, school: School, p: int, chosen: Sequence[str], lessons: Sequence[Lesson], pictures: Pictures
+        self, learner: FolderLearner, p: int, chosen: Sequence[str], lessons: Sequence[Lesson], pictures: Pictures
     ) -> None:
-        self.school, self.p, self.chosen, self.lessons, self.pictures = school, p, chosen, lessons, pictures
-        self.chances = np.array([school.chance(picture, p) for picture in chosen])
+        self.learner, self.p, self.chosen, self.lessons, self.pictures = learner, p, chosen, lessons, pictures
+        self.chances = np.array([learner.chance(picture, p) for picture in chosen])
         self.known = not np.isnan(self.chances).all()
         self.heat = torch.stack([pooled(lesson.map_of(p), pictures.grid).flatten() for lesson in lessons])  # [n, N]
         shows = [bool(c >= FOUND) and p in lesson.names for c, lesson in zip(self.chances, lessons, strict=True)]
         self.uses = torch.tensor(shows) if self.known else torch.ones(len(chosen), dtype=torch.bool)
-        self.exemplar = school.exemplars.get(p)
-        teach = {*(school.reviewed if self.exemplar or school.enough(p) else ()), self.exemplar}
+        self.exemplar = learner.exemplars.get(p)
+        teach = {*(learner.reviewed if self.exemplar or learner.enough(p) else ()), self.exemplar}
         self.reviewed = [i for i, picture in enumerate(chosen) if picture in teach]
         self.compared = [] if self.exemplar else self.reviewed[:MOST_LEFT_OUT]  # one says nothing of itself
         self.likeness: _Likeness | None = None
         if self.exemplar:
-            unrelated = UNRELATED.get(school.folder.settings["model"], -1.0)
+            unrelated = UNRELATED.get(learner.folder.settings["model"], -1.0)
             self.likeness = _Likeness(lessons[chosen.index(self.exemplar)].embedding, unrelated)
             self.uses = torch.tensor([self.likeness(lesson.embedding, 0.0) > 0 for lesson in lessons])
-        self.agreement = stability(pictures, self.heat, self.uses) if p in school.common else None
-        self.way, self.outcome = self._outcome()
+        self.agreement = stability(pictures, self.heat, self.uses) if p in learner.common else None
+        self.model, self.outcome = self._outcome()
 
     def true(self, i: int) -> FloatArray:
         """The boxes `[m, 4]` of a reviewed picture."""
-        return np.array(self.school.shown[self.chosen[i]].boxes_of(self.p)).reshape(-1, 4)
+        return np.array(self.learner.shown[self.chosen[i]].boxes_of(self.p)).reshape(-1, 4)
 
     def seen(self) -> Appearance:
         """How the pictures look that show it: reviewed ones, and if the model knows the name, those that seem to."""
@@ -380,27 +380,27 @@ class _Name:
         each = F.normalize(torch.stack([lesson.embedding.float() for lesson in self.lessons]), dim=1)  # [n, D]
         return Appearance.of(each[shows], each[others])
 
-    def _outcome(self) -> tuple[_Way | None, Taught]:
-        """The way that is used, and what to say of it."""
+    def _outcome(self) -> tuple[_NameModel | None, Taught]:
+        """The model that is used, and what to say of it."""
         count, shows, seen = len(self.reviewed), int(self.uses.sum()), len(self.compared)
         if self.exemplar:
             advice = f"draw it in {FEWEST_REVIEWED} pictures, and drafts are learnt"
             why = f"unsure boxes like those in {self.exemplar}; {advice}"
-            return _Way(self, self.reviewed), Taught(0, 1, True, why, None, None, 0, None, exemplar=True)
-        of_folder = _Way(self, []) if self.agreement is not None and self.agreement >= AGREE else None
+            return _NameModel(self, self.reviewed), Taught(0, 1, True, why, None, None, 0, None, exemplar=True)
+        of_folder = _NameModel(self, []) if self.agreement is not None and self.agreement >= AGREE else None
         by_folder = f"drafts learnt from the {shows:,} pictures that show it"
         if not count:
             why = by_folder if of_folder else "not learnt: its pictures do not agree where it is"
             return of_folder, Taught(0, shows, of_folder is not None, why, None, None, 0, self.agreement)
         names = [self.chosen[i] for i in self.compared]
-        before = self._work([self.school.folder.candidates(picture, taught=False) for picture in names])
+        before = self._work([self.learner.folder.candidates(picture, taught=False) for picture in names])
         if of_folder is not None:
             of_itself = self._work(of_folder.rows())
             if gains(before, of_itself, lead=AGREED):
                 before = of_itself
             else:
                 of_folder = None
-        of_reviewed = _Way(self, self.reviewed)
+        of_reviewed = _NameModel(self, self.reviewed)
         after = self._work(of_reviewed.rows())
         numbers = int(before.sum()), int(after.sum()), seen, self.agreement
         measured = f"{numbers[0]:,} → {numbers[1]:,} corrections on {'pictures' if seen == count else seen} left out"
@@ -415,19 +415,19 @@ class _Name:
         """The corrections `[n]` of the drafts that the run's rule chooses in the compared pictures."""
         counts = []
         for i, found in zip(self.compared, candidates, strict=True):
-            drafts = found.take(choose(found, self.school.folder.rule, self.school.folder.prior).drafts)
+            drafts = found.take(choose(found, self.learner.folder.rule, self.learner.folder.prior).drafts)
             counts.append(work_on(drafts.xyxy[drafts.labels == self.p], self.true(i)).total)
         return np.array(counts, np.float64)
 
 
-class _Way:
+class _NameModel:
     """What the pictures teach of a name, some of them reviewed; none: the folder by itself."""
 
     def __init__(self, name: _Name, reviewed: Sequence[int]) -> None:
         self._name, self._reviewed = name, reviewed
         pictures, lessons = name.pictures, name.lessons
         inside = {i: _inside(lessons[i].frame, name.true(i), pictures.grid) for i in reviewed}
-        self.fitted = fit(pictures, name.heat, name.uses, inside, name.known)
+        self.fitted = fit_direction(pictures, name.heat, name.uses, inside, name.known)
         self.share = share_of_text(len(reviewed), name.known)
         self.presence: _Presence | None = None
         if reviewed and name.likeness is None:
@@ -445,7 +445,7 @@ class _Way:
     def rows(self) -> list[Candidates]:
         """The compared pictures' candidates with the taught boxes of the name, each as if it were not reviewed."""
         name, rows = self._name, list[Candidates]()
-        folder, drawing = name.school.folder, name.school.drawing
+        folder, drawing = name.learner.folder, name.learner.drawing
         for k, (i, (chance, found)) in enumerate(zip(name.compared, self._found, strict=True)):
             sides = learnt(pair for j, pair in enumerate(self._pairs) if j != k)  # as the other pictures have it
             on_map = {name.p: found} if chance >= UNSURE else {}
@@ -462,8 +462,8 @@ class _Way:
             chance = self.presence.without(k, chance)
             direction = self.fitted.without(i, name.pictures, bool(name.uses[i]))
         like = direction(name.pictures.whitened[i]).view(1, 1, *name.pictures.grid)
-        [maps] = drawn([name.lessons[i]], [name.p], like, [self.share], name.school.drawing.level)
-        return round(chance, 4), name.school.drawing.found(name.lessons[i], maps[0].numpy())
+        [maps] = drawn([name.lessons[i]], [name.p], like, [self.share], name.learner.drawing.level)
+        return round(chance, 4), name.learner.drawing.found(name.lessons[i], maps[0].numpy())
 
 
 def gains(before: Floats, after: Floats, errors: float = ERRORS, lead: float = 0) -> bool:

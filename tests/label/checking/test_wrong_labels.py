@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from cliploc.label.checking import judge
+from cliploc.label.checking import wrong_labels
 
 P, D = 5, 24
 
@@ -18,8 +18,8 @@ class Made(NamedTuple):
     pictures: np.ndarray
     wrong: np.ndarray
 
-    def judged(self) -> judge.Names:
-        return judge.judge_names(*self[:-1], 40.0)
+    def judged(self) -> wrong_labels.Names:
+        return wrong_labels.wrong_names(*self[:-1], 40.0)
 
 
 def made(count: int, share: float = 0.1, noise: float = 0.16, seed: int = 0) -> Made:
@@ -81,7 +81,7 @@ def test_what_nothing_can_be_told_of_has_no_chance() -> None:
 def test_drafts_are_read_and_not_learnt_from() -> None:
     of = made(200)
     drafts = of.given.copy()
-    drafts[150:] = judge.DRAFT
+    drafts[150:] = wrong_labels.DRAFT
     names = of._replace(given=drafts).judged()
     assert np.isnan(names.chance[150:]).all()
     right = ~of.wrong[150:]
@@ -93,19 +93,19 @@ def test_planted_places_rank_first_and_too_few_are_not_judged() -> None:
     edges, planted, pictures = rng.standard_normal((300, 6)), 1.5 + rng.standard_normal((300, 6)), np.arange(300) // 4
     bad = rng.random(300) < 0.1
     edges[bad] += 1.5
-    chance = judge.judge_places(edges, pictures, planted, pictures)
+    chance = wrong_labels.wrong_places(edges, pictures, planted, pictures)
     assert auroc(bad, chance) > 0.95
     assert ((chance >= 0) & (chance <= 1)).all()
-    few = judge.LEAST_PLACED - 1
-    assert np.isnan(judge.judge_places(edges[:few], pictures[:few], planted[:few], pictures[:few])).all()
+    few = wrong_labels.LEAST_PLACED - 1
+    assert np.isnan(wrong_labels.wrong_places(edges[:few], pictures[:few], planted[:few], pictures[:few])).all()
     one = np.zeros(300, int)  # picture
-    assert np.isnan(judge.judge_places(edges, one, planted, one)).all()
+    assert np.isnan(wrong_labels.wrong_places(edges, one, planted, one)).all()
 
 
 def test_a_draft_misses_a_label_only_where_none_explains_it() -> None:
     edges = np.array([[0, 0, 10, 10], [2, 2, 8, 8], [50, 50, 60, 60.0], [0, 0, 10, 10]])
     found = np.column_stack([edges, [0, 0, 0, 1], np.full(4, 0.5)])
-    explained, matched, apart = judge.compare(found, np.array([[0, 0, 10, 10.0]]), np.array([0]))
+    explained, matched, apart = wrong_labels.compare(found, np.array([[0, 0, 10, 10.0]]), np.array([0]))
     assert explained.tolist() == [True, True, False, False]
     assert matched.tolist() == [True, False, False, False]
     np.testing.assert_allclose(apart, [0, 0.64, 1, 0])
@@ -114,11 +114,11 @@ def test_a_draft_misses_a_label_only_where_none_explains_it() -> None:
     matched, explained = np.arange(200) < 80, np.arange(200) < 100
     missing = np.arange(200) >= 185
     logits[:, 0] = rng.standard_normal(200) + 4.0 * (matched | missing)
-    chance = judge.judge_missing(logits, drafts, explained, matched, np.ones(200))
+    chance = wrong_labels.missing_labels(logits, drafts, explained, matched, np.ones(200))
     assert not chance[explained].any()
     assert auroc(missing[100:], chance[100:]) > 0.95
     none = np.zeros(20, bool)
-    assert np.isnan(judge.judge_missing(logits[:20], drafts[:20], none, none, np.ones(20))).all()
+    assert np.isnan(wrong_labels.missing_labels(logits[:20], drafts[:20], none, none, np.ones(20))).all()
 
 
 def test_names_of_other_things_in_the_picture_are_likelier_errors() -> None:

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from cliploc.label.promise import (
+from cliploc.label.estimates import (
     UNSEEN,
     Draft,
-    Look,
+    Observation,
     Sample,
+    accepted_drafts,
     certainty,
     fewest,
     mean_square,
-    no_look,
     order_of,
     quantile,
     total,
@@ -43,26 +43,26 @@ def test_certainty_by_counting() -> None:
 def test_the_best_drafts_need_no_look_until_a_threshold_fails() -> None:
     scores = np.linspace(1, 0, 400)
     drafts = [Draft(0, score, score > 0.5 or i % 4 < 2) for i, score in enumerate(scores.tolist())]
-    found = no_look([[one] for one in drafts[::2]], scores[1::2], 0.1)
+    found = accepted_drafts([[one] for one in drafts[::2]], scores[1::2], 0.1)
     assert found is not None
     assert 0.4 <= found.score <= 0.6
     assert found.share == pytest.approx(float((scores[1::2] >= found.score).mean()))
-    assert no_look([[one] for one in drafts[:20]], scores[20:], 0.1) is None, "too few"
+    assert accepted_drafts([[one] for one in drafts[:20]], scores[20:], 0.1) is None, "too few"
     wrong = [Draft(0, one.score, False) for one in drafts]
-    assert no_look([[one] for one in wrong[::2]], scores[1::2], 0.1) is None
+    assert accepted_drafts([[one] for one in wrong[::2]], scores[1::2], 0.1) is None
 
 
-def look(reviewed: bool, drawn: int = 0) -> Look:
-    return Look(reviewed, drawn, np.ones((2, 1)), np.ones((2, 1)), [Draft(0, 0.9, True)])
+def observation(reviewed: bool, drawn: int = 0) -> Observation:
+    return Observation(reviewed, drawn, np.ones((2, 1)), np.ones((2, 1)), [Draft(0, 0.9, True)])
 
 
 def test_only_what_was_reviewed_in_random_order_since_the_drafts_were_drawn_counts() -> None:
     names = sorted((f"{i}.jpg" for i in range(20)), key=order_of)
     for done, seen, known in ((names[:12], 12, 0), (names[1:13], 0, 12), ([*names[:5], names[9]], 5, 1)):
-        sample = Sample({name: look(name in done) for name in names})
+        sample = Sample({name: observation(name in done) for name in names})
         assert (len(sample.seen), len(sample.known), len(sample.rest)) == (seen, known, 20 - seen - known)
         assert bool(sample.counts(["a"])) == (seen >= 10)
-    sample = Sample({name: look(i < 14, 0 if i < 4 else 1) for i, name in enumerate(names)})
+    sample = Sample({name: observation(i < 14, 0 if i < 4 else 1) for i, name in enumerate(names)})
     assert (len(sample.seen), len(sample.counted), len(sample.rest)) == (10, 14, 6)
     assert sample.counts(["a"])["a"].things.count == pytest.approx(20)
 
@@ -87,8 +87,10 @@ def test_counts_hold_as_often_as_they_say(names: int, reviewed: int) -> None:
         expected = np.clip(0.7 * true + draw.normal(0, 0.3, true.shape), 0, None)
         pairs = zip((true, true > 0), (expected, expected.clip(max=1)), strict=True)
         both = np.array([[counts.astype(float), drafts] for counts, drafts in pairs])  # [2, 2, n, P]
-        looks = {name: Look(i < reviewed, 0, *both[:, :, i].swapaxes(0, 1), []) for i, name in enumerate(order)}
-        counts = Sample(looks, order).counts([f"{p}" for p in range(names)])
+        observations = {
+            name: Observation(i < reviewed, 0, *both[:, :, i].swapaxes(0, 1), []) for i, name in enumerate(order)
+        }
+        counts = Sample(observations, order).counts([f"{p}" for p in range(names)])
         for p, of in enumerate(counts.values()):
             for one, all_of in zip((of.things, of.pictures), both[:, 0, :, p].sum(axis=1), strict=True):
                 within.append(abs(one.count - all_of) <= one.error)
@@ -108,7 +110,7 @@ def test_promises_hold_as_often_as_they_say(each: int, together: bool) -> None:
             seen = [
                 [*map(Draft, [0] * each, *of)] for of in zip(scores[:50].tolist(), right[:50].tolist(), strict=True)
             ]
-            found = no_look(seen, scores[50:].ravel(), 0.1)
+            found = accepted_drafts(seen, scores[50:].ravel(), 0.1)
             chosen = right[50:][scores[50:] >= (2 if found is None else found.score)]
             kept.append(not len(chosen) or (~chosen).mean() <= 0.1)
             accepted[-1].append(0.0 if found is None else found.share)

@@ -176,7 +176,7 @@ class Names(NamedTuple):
     logits: Floats  # [N, P] of all names, fitted without the box's picture; -inf for those that no label has
 
 
-def judge_names(
+def wrong_names(
     features: npt.NDArray[np.floating[Any]],  # [N, D] of the regions: two readings, each of unit length
     text: Floats,  # [P, D / 2] of the names; a row of NaN for one that the tower does not know
     sizes: Floats,  # [N, 2] width and height, as shares of the picture
@@ -233,11 +233,11 @@ def learnt(inputs: Floats, offset: Floats, given: Ints, pictures: Ints, ridge: f
     for test in (fold == i for i in range(FOLDS)):
         train = ~test & (given != DRAFT)
         if test.any() and train.any():
-            added[test] = inputs[test] @ fit(inputs[train], offset[train], given[train], ridge, prior)
+            added[test] = inputs[test] @ fit_logistic(inputs[train], offset[train], given[train], ridge, prior)
     return added
 
 
-def fit(inputs: Floats, offset: Floats, given: Ints, ridge: float, prior: float) -> Floats:
+def fit_logistic(inputs: Floats, offset: Floats, given: Ints, ridge: float, prior: float) -> Floats:
     """Weights W `[F, P]` of softmax(offset + prior · log frequency + inputs · W), with a ridge."""
     count = np.bincount(given, minlength=offset.shape[1]) + 1.0
     x, start = torch.from_numpy(inputs), torch.from_numpy(offset + prior * np.log(count / count.sum()))
@@ -267,7 +267,7 @@ def of_second(densities: Iterable[tuple[Floats, Floats]]) -> Floats:
     return np.asarray(weights @ np.array(posteriors) / weights.sum())
 
 
-def judge_places(edges: Floats, pictures: Ints, planted: Floats, of_planted: Ints) -> Floats:
+def wrong_places(edges: Floats, pictures: Ints, planted: Floats, of_planted: Ints) -> Floats:
     """The chance `[N]` that each box is badly placed, learnt from M moved copies; NaN where there are too few boxes."""
     if len(edges) < LEAST_PLACED or len(np.unique(pictures)) < FOLDS or not len(planted):
         return np.full(len(edges), np.nan)
@@ -291,7 +291,7 @@ def alike(scores: Floats, examples: Floats, rate: float) -> Floats:
     return np.asarray(look * max(share - rate, LEAST_SHARE) / max(share, LEAST_SHARE))
 
 
-def judge_missing(logits: Floats, drafts: Floats, explained: Bools, matched: Bools, apart: Floats) -> Floats:
+def missing_labels(logits: Floats, drafts: Floats, explained: Bools, matched: Bools, apart: Floats) -> Floats:
     """The chance `[M]` that each draft misses a label: that it is as those which match one. 0 where one explains it."""
     *_, names, found = drafts.T.astype(float)  # found: the chance by which the draft was made
     fits = torch.from_numpy(logits).log_softmax(dim=1).numpy()[np.arange(len(names)), names.astype(int)]

@@ -1,9 +1,9 @@
 """Do the promises of reviewed pictures hold? Random splits of a folder whose true boxes are known.
 
-    python tools/promises.py ../shared/data/jobs/raccoon --truth voc --out OUT [--splits 500]
+    python tools/estimates.py ../shared/data/jobs/raccoon --truth voc --out OUT [--splits 500]
 
 The pictures are annotated into OUT. Then some of them, drawn at random, are reviewed without mistakes, as often as
-`--splits` says, and it is counted how often the numbers in the others lie within what `cliploc.label.promise` says.
+`--splits` says, and it is counted how often the numbers in the others lie within what `cliploc.label.estimates` says.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from cliploc.evaluate.tasks.task import class_entries
 from cliploc.find.prompts import Labels
 from cliploc.label.annotate import annotate
 from cliploc.label.drafts import Prior, View, choose
-from cliploc.label.promise import Look, Sample, look_at
+from cliploc.label.estimates import Observation, Sample, observe
 from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.label_store import Correction, LabellingRun, Saved
 from cliploc.runs.picture_files import FoundPictures, PictureFile, by_path
@@ -57,25 +57,25 @@ class Splits:
         self.truth = [truth[name] for name in self.pictures]
         self.counts = np.array([[of.labels.count(p) for p in range(len(self.names))] for of in self.truth])  # [n, P]
 
-    def looks(self, seen: set[int]) -> list[Look]:
+    def observations(self, seen: set[int]) -> list[Observation]:
         """All pictures, as they are seen when they are reviewed, after these were."""
         true = np.where([[i in seen] for i in range(len(self.pictures))], self.counts > 0, np.nan)
-        prior, looks = Prior.of(self.presence, [None] * len(self.names), true), list[Look]()
+        prior, observations = Prior.of(self.presence, [None] * len(self.names), true), list[Observation]()
         for i, found in enumerate(self.candidates):
             saved = Saved("reviewed", 1, self.truth[i], self.generations[i])
             now = View(found, choose(found, self.rule, prior), saved, False)
             plain = now
-            if found.taught:  # as `AnnotatedFolder.look`
+            if found.taught:  # as `AnnotatedFolder.observation`
                 plain = replace(now, found=self.plain[i], chosen=choose(self.plain[i], self.rule, prior))
-            looks.append(look_at(now, plain, len(self.names)))
-        return looks
+            observations.append(observe(now, plain, len(self.names)))
+        return observations
 
     def split(self, count: int, number: int, most: Sequence[float]) -> Split:
         """Reviews so many pictures, in the random order of this number."""
         order = np.random.default_rng([count, number]).permutation(len(self.pictures)).tolist()
         seen = {*order[:count]}
-        looks = self.looks(seen)
-        known = {self.pictures[i]: replace(one, reviewed=i in seen) for i, one in enumerate(looks)}
+        observations = self.observations(seen)
+        known = {self.pictures[i]: replace(one, reviewed=i in seen) for i, one in enumerate(observations)}
         sample = Sample(known, [self.pictures[i] for i in order])
         counts = sample.counts(self.names)
         common = np.flatnonzero(self.counts.sum(axis=0) >= COMMON)
@@ -83,9 +83,9 @@ class Splits:
         said = [[getattr(counts[self.names[p]], kind) for p in common] for kind in ("things", "pictures")]
         middle, errors = (np.array([[getattr(one, of) for one in kind] for kind in said]) for of in ("count", "error"))
         accepted, wrong = list[float](), list[float]()
-        rest = [draft for i in order[count:] for draft in looks[i].drafts]
+        rest = [draft for i in order[count:] for draft in observations[i].drafts]
         for share in most:
-            found = sample.no_look(share, range(len(self.names)))
+            found = sample.accepted_drafts(share, range(len(self.names)))
             right = [draft.right for draft in rest if found is not None and draft.score >= found.score]
             accepted.append(0.0 if found is None else found.share)
             wrong.append(right.count(False) / len(right) if right else 0.0)

@@ -49,7 +49,7 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class NoLook:
+class AcceptedDrafts:
     """Drafts that need no look: of those that nobody has seen, at most the promised share is wrong."""
 
     score: float  # from which on
@@ -91,7 +91,7 @@ def quantile(freedom: int) -> float:
     return float(z + sum(term / freedom**power for power, term in enumerate(terms, start=1)))
 
 
-def no_look(seen: Sequence[Sequence[Draft]], rest: Floats, most: float) -> NoLook | None:
+def accepted_drafts(seen: Sequence[Sequence[Draft]], rest: Floats, most: float) -> AcceptedDrafts | None:
     """The most drafts of the rest `[m]`, best first, of which with SURE certainty at most a share is wrong.
 
     `seen`: the drafts of each picture. All drafts are tested at once with half of the risk. With the other half
@@ -101,7 +101,7 @@ def no_look(seen: Sequence[Sequence[Draft]], rest: Floats, most: float) -> NoLoo
     together in a picture count as fewer, by the design effect (Korn and Graubard 1998).
     """
     alike, half = likeness(seen), (1 + SURE) / 2
-    best: NoLook | None = None
+    best: AcceptedDrafts | None = None
     scores = sorted((draft.score for one in seen for draft in one), reverse=True)
 
     def sure(score: float, all_right: bool = False) -> bool:
@@ -113,14 +113,14 @@ def no_look(seen: Sequence[Sequence[Draft]], rest: Floats, most: float) -> NoLoo
         return left > 0 and certainty(wrong, drawn, math.ceil(left * part), most) >= half
 
     if scores and sure(scores[-1]):
-        return NoLook(scores[-1], float((rest >= scores[-1]).mean()))
+        return AcceptedDrafts(scores[-1], float((rest >= scores[-1]).mean()))
     for place in range(math.ceil(START * len(scores)), len(scores), max(1, math.ceil(STEP * len(scores)))):
         score = scores[place - 1]
         if best is None and not sure(score, all_right=True):
             continue  # too few to say
         if not sure(score):
             break
-        best = NoLook(score, float((rest >= score).mean()))
+        best = AcceptedDrafts(score, float((rest >= score).mean()))
     return best
 
 
@@ -158,7 +158,7 @@ def _log_ways(n: int, k: int) -> float:
 
 # ------------------------------------------------------------------------------------------------------------ a folder
 @dataclass(frozen=True)
-class Look:
+class Observation:
     """What a picture says: what is in it, if that was reviewed, and what its drafts expect of it."""
 
     reviewed: bool
@@ -168,8 +168,8 @@ class Look:
     drafts: Sequence[Draft]
 
 
-def look_at(now: View, plain: View, names: int) -> Look:
-    """Looks at a picture; what it is expected to have is said by `plain`, without what was taught meanwhile."""
+def observe(now: View, plain: View, names: int) -> Observation:
+    """Of a picture; what it is expected to have is said by `plain`, without what was taught meanwhile."""
     true, expected = np.zeros((2, names)), np.zeros((2, names))
     np.add.at(true[0], now.boxes().labels, 1)
     true[1] = true[0] > 0
@@ -183,22 +183,25 @@ def look_at(now: View, plain: View, names: int) -> Look:
         fits = fits_of(found.xyxy[mine], now.boxes().boxes_of(label))
         scores = found.scores[mine].tolist()
         drafts += [Draft(label, score, fit >= IOU) for score, fit in zip(scores, fits, strict=True)]
-    return Look(now.saved.status == "reviewed", now.saved.generation, true, expected, drafts)
+    return Observation(now.saved.status == "reviewed", now.saved.generation, true, expected, drafts)
 
 
 class Sample:
     """The pictures of a folder that were reviewed in random order, and those that nobody has reviewed."""
 
-    def __init__(self, looks: Mapping[str, Look], order: Sequence[str] | None = None) -> None:
+    def __init__(self, observations: Mapping[str, Observation], order: Sequence[str] | None = None) -> None:
         """Of these pictures. `seen`: with drafts as others have them, not those of before something was taught."""
-        order = sorted(looks, key=order_of) if order is None else order
-        now = {one.drawn for one in looks.values() if not one.reviewed}
-        fresh = [name for name in order if not looks[name].reviewed or looks[name].drawn in now]
+        order = sorted(observations, key=order_of) if order is None else order
+        now = {one.drawn for one in observations.values() if not one.reviewed}
+        fresh = [name for name in order if not observations[name].reviewed or observations[name].drawn in now]
         self.seen, self.counted = (
-            [looks[name] for name in takewhile(lambda name: looks[name].reviewed, some)] for some in (fresh, order)
+            [observations[name] for name in takewhile(lambda name: observations[name].reviewed, some)]
+            for some in (fresh, order)
         )
-        self.known = [looks[name] for name in order[len(self.counted) :] if looks[name].reviewed]  # in another order
-        self.rest = [one for one in looks.values() if not one.reviewed]
+        self.known = [
+            observations[name] for name in order[len(self.counted) :] if observations[name].reviewed
+        ]  # in another order
+        self.rest = [one for one in observations.values() if not one.reviewed]
 
     def counts(self, names: Sequence[str]) -> dict[str, NameCount]:
         """How many things of each name there are, and in how many pictures; of none where too little is known."""
@@ -215,8 +218,8 @@ class Sample:
             )
         return counts
 
-    def no_look(self, most: float, labels: Sequence[int]) -> NoLook | None:
+    def accepted_drafts(self, most: float, labels: Sequence[int]) -> AcceptedDrafts | None:
         """The drafts of names that need no look."""
         seen = [[draft for draft in one.drafts if draft.label in labels] for one in self.seen]
         rest = [draft.score for one in self.rest for draft in one.drafts if draft.label in labels]
-        return no_look(seen, np.array(rest, np.float64), most)
+        return accepted_drafts(seen, np.array(rest, np.float64), most)
