@@ -7,7 +7,7 @@ say nothing, but cost what they cost. In each round, one after the other, so tha
 * the tower's forward pass over batches of as many pictures as the run has, already decoded, resized and normalised;
 * `cliploc benchmark` of the same number: reading, tower, method, boxes, every metric's numbers, rows on the disk. From
   the first picture to the last part; not the loading of the model and the final summary.
-What a picture costs is given in processor seconds, the judges' (who compare maps with boxes) apart from the rest, and
+What a picture costs is given in processor seconds, that of comparing maps with boxes apart from the rest, and
 in bytes on the disk. With `--memory`, the resident memory of all of the run's processes after each pass over the
 dataset, N passes.
 """
@@ -59,18 +59,18 @@ def processor_seconds() -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of some pictures: seconds by the clock, and processor seconds of this process and of the judges."""
+    """Of some pictures: seconds by the clock, and processor seconds of this process and of those that measure maps."""
 
     seconds: float
     own: float
-    judges: float
+    measuring: float
 
 
 def cost(work: Callable[[], object]) -> Cost:
-    start, (own, judges) = time.perf_counter(), processor_seconds()
+    start, (own, measuring) = time.perf_counter(), processor_seconds()
     work()
-    own_end, judges_end = processor_seconds()
-    return Cost(time.perf_counter() - start, own_end - own, judges_end - judges)
+    own_end, measuring_end = processor_seconds()
+    return Cost(time.perf_counter() - start, own_end - own, measuring_end - measuring)
 
 
 def resident_mib() -> float:
@@ -111,9 +111,9 @@ class Bench:
             open_run(Path(folder), (PICTURE, table_of(columns))) as store,
         ):
             assert isinstance(worker, EvaluationWorker)
-            localizer = worker.judges[0].localizer
+            localizer = worker.evaluators[0].localizer
             backbone, pixels = localizer.backbone, torch.rand(BATCH, 3, *localizer.input_hw)
-            for part in worker.stream(shards[:2]):  # starts the judges, warms everything
+            for part in worker.stream(shards[:2]):  # starts the processes, warms everything
                 on_part(part)
 
             def bare() -> None:
@@ -160,7 +160,7 @@ def main() -> int:
     methods = given.method.split(",")
     settings, left_out = Grid([setup], methods, lambda _: {}).settings(unfit_for_setup)
     with tempfile.TemporaryDirectory() as out:
-        run_benchmark(dataset, [setup], settings, Path(out), engine=bench, judges=given.workers)
+        run_benchmark(dataset, [setup], settings, Path(out), engine=bench, workers=given.workers)
     print(
         f"cliploc {__version__}, torch {torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         f"{platform.platform()}\n{given.model} {given.precision}, {given.method}, {len(dataset)} pictures, "
@@ -182,7 +182,9 @@ def main() -> int:
     print("\n| processor time of an image, ms, median | |\n|---|---|")
     print(f"| bare forward pass | {per_image * statistics.median(bare.own for bare, _ in pairs):.1f} |")
     print(f"| the run beyond it | {per_image * statistics.median(run.own - bare.own for bare, run in pairs):.1f} |")
-    print(f"| the judges, {len(settings)} maps | {per_image * statistics.median(run.judges for _, run in pairs):.1f} |")
+    print(
+        f"| measuring, {len(settings)} maps | {per_image * statistics.median(run.measuring for _, run in pairs):.1f} |"
+    )
     print(f"\n{bench.written / len(dataset) / len(settings):.0f} bytes a row")
     for images, mib in bench.resident:
         print(f"resident after {images} images: {mib:.0f} MiB")

@@ -289,7 +289,7 @@ def other_dataset(root: Path, change: str) -> Any:
 
 
 def benchmarked(root: Path, out: Path, setup: ModelSetup = SETUP, setting: Setting = SETTING, **changed: Any) -> Any:
-    arguments: dict[str, Any] = {"dataset": dataset(root), "shard": 2, "judges": 0, **changed}
+    arguments: dict[str, Any] = {"dataset": dataset(root), "shard": 2, "workers": 0, **changed}
     return run_benchmark(arguments.pop("dataset"), [setup], [setting], out, **arguments)
 
 
@@ -335,10 +335,10 @@ OF_FAITHFULNESS_COMMAND: dict[str, tuple[str, ...]] = {
 def command(
     photos: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[Path, Sequence[str]], tuple[int, str]]]:
-    # No process that judges, which takes seconds to import torch, and no figures: they take longer than the pictures.
+    # No process that measures, which takes seconds to import torch, and no figures: they take longer than the pictures.
     monkeypatch.setattr(
         "cliploc.evaluate.tasks.boxes.job.run_benchmark",
-        lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0}),
+        lambda *given, **more: run_benchmark(*given, **{**more, "workers": 0}),
     )
     monkeypatch.setattr("cliploc.evaluate.tasks.page.write_report", lambda *_, **__: None)
     (tmp_path / "labels.txt").write_text("red\nblue\n")

@@ -30,7 +30,7 @@ models.register(
 )
 """
 DATASET = """
-from cliploc.evaluate.data import Candidate, Found, Split, reader
+from cliploc.evaluate.data import Candidate, Annotations, Split, reader
 from cliploc.values import ClassName
 
 
@@ -38,7 +38,7 @@ from cliploc.values import ClassName
         layout="*.jpg   the pictures")
 def read(root, split, problems):
     files = sorted(root.glob("*.jpg"))
-    return Found((ClassName("cat", ("cat",)),), [Candidate(one.name, one, 0, [(1, 1, 99, 99)]) for one in files])
+    return Annotations((ClassName("cat", ("cat",)),), [Candidate(one.name, one, 0, [(1, 1, 99, 99)]) for one in files])
 """
 
 
@@ -110,7 +110,7 @@ def test_an_installed_export_is_written(site, tmp_path):
     assert (tmp_path / "out" / "lines.txt").read_text().startswith("cat.jpg\tcat\t")
 
 
-def test_metrics_of_a_package_and_of_an_imported_module_reach_the_processes_that_judge(site, tmp_path):
+def test_metrics_of_a_package_and_of_an_imported_module_reach_the_processes_that_measure(site, tmp_path):
     (tmp_path / "mine.py").write_text(METRIC.replace("hot_share", "my_share"))
     root = wsol_folder(tmp_path / "data", 2)
     words = ("benchmark", "boxes", "--dataset", "wsol", "--root", root, "--method", "plain_sum,cam", "--no-baselines")
@@ -199,7 +199,7 @@ def test_a_metric_that_gives_no_number_is_refused_at_the_first_map(value):
             return value
 
     with pytest.raises(UsageError, match="expected a number of each map from the metric no_number"):
-        NoNumber().judge(JudgedMap("a", np.ones((4, 4), np.float32), np.array([[0, 0, 2, 2]]), (4, 4)))
+        NoNumber().measure(JudgedMap("a", np.ones((4, 4), np.float32), np.array([[0, 0, 2, 2]]), (4, 4)))
 
 
 def test_a_plugin_cannot_take_the_place_of_our_own(site):

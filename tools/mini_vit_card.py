@@ -124,7 +124,7 @@ def maps_of(
     return [torch.cat(kept) for kept in maps]
 
 
-def judge(raw: Tensor, truths: Sequence[np.ndarray]) -> Found:
+def accuracy_of(raw: Tensor, truths: Sequence[np.ndarray]) -> Found:
     """MaxBoxAcc V1 of raw maps `[n, 1, h, w]`, enlarged to 224."""
     metric = MaxBoxAcc()
     large = F.interpolate(min_max(raw), size=(SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0].clamp(0, 1)
@@ -159,7 +159,7 @@ def localisation(
                 np.save(kept[row.label][-1], raw.numpy())
             print(f"{side}: {min(start + CHUNK, len(paths))} of {len(paths)}", flush=True)
         for row in missing:
-            one = judge(torch.from_numpy(np.concatenate([np.load(file) for file in kept[row.label]])), truths)
+            one = accuracy_of(torch.from_numpy(np.concatenate([np.load(file) for file in kept[row.label]])), truths)
             files[row.label].write_text(json.dumps(asdict(one)))
             for file in kept[row.label]:
                 file.unlink()

@@ -112,9 +112,9 @@ class DatasetSplit(Generic[S]):
     classes: tuple[ClassName, ...]
     samples: tuple[S, ...]  # in a fixed order, samples of the same picture next to each other
     problems: tuple[Problem, ...] = ()  # what was left out or corrected, each once; never silently skipped
-    # pictures and labels; see `Found.unclear`, with those whose boxes cannot be used
+    # pictures and labels; see `Annotations.unclear`, with those whose boxes cannot be used
     unclear: frozenset[tuple[Path, int]] = frozenset()
-    absent: Mapping[Path, frozenset[int]] | None = None  # picture → labels; see `Found.absent`
+    absent: Mapping[Path, frozenset[int]] | None = None  # picture → labels; see `Annotations.absent`
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cliploc.evaluate.tasks.boxes.job import BoxTally
-from cliploc.evaluate.tasks.judges import judge_sample
+from cliploc.evaluate.tasks.measuring import measure_sample
 from cliploc.evaluate.tasks.rows import box_columns, cells_of, rounded, sample_facts, table_of
 from cliploc.evaluate.tasks.task import summed_up
 from cliploc.evaluate.tasks.worker import thumb
@@ -129,7 +129,7 @@ def _judged(sample: Sample, heat: np.ndarray[Any, np.dtype[np.float32]], tau: fl
     y, x = np.nonzero(heat > tau * heat.max())
     scale = np.array([SIZE_WH[0] / SIDE, SIZE_WH[1] / SIDE] * 2)
     found = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1]) * scale
-    (of_map,) = judge_sample(sample, heat[None], [tau])
+    (of_map,) = measure_sample(sample, heat[None], [tau])
     return {
         "status": "ok", "reason": None, "score": 0.25, "found": True, "predictions": ranked,
         "prediction_scores": [0.3] * len(ranked), "boxes": [found.tolist()], "box_scores": [0.9], **of_map,

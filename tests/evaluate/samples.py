@@ -86,9 +86,9 @@ def coco_folder(root: Path, sets: Mapping[str, list[tuple[str, str, list[int]]]]
 
 @contextlib.contextmanager
 def judged_here() -> Iterator[None]:
-    """Benchmarks start no process that judges boxes: it takes seconds to import torch."""
+    """Benchmarks start no process that measures boxes: it takes seconds to import torch."""
     with mock.patch.object(
-        benchmark_localization, "run_benchmark", lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0})
+        benchmark_localization, "run_benchmark", lambda *given, **more: run_benchmark(*given, **{**more, "workers": 0})
     ):
         yield
 

@@ -27,7 +27,7 @@ from cliploc.evaluate.data import open_dataset
 from cliploc.evaluate.metrics import JudgedMap, PxAP, all_numbers
 from cliploc.evaluate.tasks.boxes.job import run_benchmark, unfit_for_setup
 from cliploc.evaluate.tasks.evaluate import evaluate_folder
-from cliploc.evaluate.tasks.judges import read_masks
+from cliploc.evaluate.tasks.measuring import read_masks
 from cliploc.evaluate.tasks.rows import box_columns, schema_of
 from cliploc.find import tasks
 from cliploc.find.flow import Flow
@@ -60,7 +60,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def judged_here(monkeypatch):
-    """Commands start no process that judges, and draw no report's figures."""
+    """Commands start no process that measures, and draw no report's figures."""
     monkeypatch.setattr("cliploc.evaluate.tasks.page.write_report", lambda *_, **__: None)
     with samples.judged_here():
         yield
@@ -73,7 +73,7 @@ def tex_lines(out):
 
 def run(root, out, methods=("cam", "layer_cam"), *, setups=(SETUP,), data=None, **options):
     settings, _ = Grid(setups, methods).settings(unfit_for_setup)
-    return run_benchmark(data or dataset(root), setups, settings, out, **{"judges": 0, "shard": 4, **options})
+    return run_benchmark(data or dataset(root), setups, settings, out, **{"workers": 0, "shard": 4, **options})
 
 
 def done_in(out):
@@ -212,14 +212,14 @@ def test_only_a_split_that_may_tune_gives_a_threshold_that_is_no_oracle(root, tm
 
 
 # ------------------------------------------------------------------------------------------------- stopped and resumed
-def run_slowly(root: Path, out: Path, threads: int, judges: int) -> None:
+def run_slowly(root: Path, out: Path, threads: int, workers: int) -> None:
     torch.set_num_threads(threads)
     slowly = Reporter(images=lambda _: time.sleep(0.15))  # so that a fast machine is not done before it is killed
-    run(root, out, judges=judges, save_maps=True, reporter=slowly)
+    run(root, out, workers=workers, save_maps=True, reporter=slowly)
 
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_bits(root, plain, tmp_path):
-    """A real process, with one that judges or without, killed without warning: after a shard, in the middle of one."""
+    """A process, with one that measures or without, killed without warning: after a shard, in the middle of one."""
     out = tmp_path / "out"
     chance = random.Random(5)
     kills, counts = 0, [0]
@@ -408,7 +408,7 @@ def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tm
     metric = PxAP()
     heat = np.load(tmp_path / "out/maps/mini_cam" / f"{sample.id}.npy")
     judged = JudgedMap(sample.id, heat, sample.boxes_xyxy, sample.size_wh, true, ignore)
-    metric.add(sample.id, metric.judge(judged), None, None)
+    metric.add(sample.id, metric.measure(judged), None, None)
     assert result.summary["mini_cam"]["pxap"] == 100 * metric.summarise(False).scores["pxap"].value
     assert "gt_known" not in result.summary["mini_cam"]
     assert "no.png: no such file: check the path" in result.failed["other"]

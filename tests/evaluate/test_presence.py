@@ -15,12 +15,12 @@ from sklearn.metrics import average_precision_score
 
 from cliploc.errors import UsageError
 from cliploc.evaluate import calibrate as job
-from cliploc.evaluate.calibrate import Examples, ExamplesJudge, fitted
+from cliploc.evaluate.calibrate import Examples, ExamplesEvaluator, fitted
 from cliploc.evaluate.metrics import Bootstrap
 from cliploc.evaluate.tasks.page import write_report
 from cliploc.evaluate.tasks.presence.job import COLUMNS, PresenceTally
 from cliploc.evaluate.tasks.task import summed_up
-from cliploc.evaluate.tasks.worker import NameJudge
+from cliploc.evaluate.tasks.worker import NameEvaluator
 from cliploc.find.calibration import OF_BOX, OF_NAME, load_calibration, package_calibration, reliability
 from cliploc.label.results import reviewed_pictures
 from cliploc.runs.picture_files import PromptedPicture
@@ -201,18 +201,18 @@ def test_a_named_method_is_measured_as_published(root, tmp_path):
 
 # ------------------------------------------ A command that is stopped amid its pictures, as by Ctrl-C, and then resumed
 def stopped_and_resumed(
-    command: Sequence[object], folder: Path, judge: type[NameJudge], at: int, patch: pytest.MonkeyPatch
+    command: Sequence[object], folder: Path, evaluator: type[NameEvaluator], at: int, patch: pytest.MonkeyPatch
 ) -> tuple[Outcome, list[str]]:
-    """What a command stopped at so many pictures says when resumed, and judges then; a.json is b.json in the end."""
-    judged, stops_at, own = list[str](), at, judge.judge
+    """What a command stopped at so many pictures says when resumed, and evaluates then; a.json is b.json in the end."""
+    judged, stops_at, own = list[str](), at, evaluator.evaluate
 
-    def counted(self: NameJudge, seen: Any, *more: Any) -> Any:
+    def counted(self: NameEvaluator, seen: Any, *more: Any) -> Any:
         judged.append(seen.sample.id)
         if len(judged) == stops_at:
             raise KeyboardInterrupt
         return own(self, seen, *more)
 
-    patch.setattr(judge, "judge", counted)
+    patch.setattr(evaluator, "evaluate", counted)
     first, other = (*command, "--out", folder / "a.json"), (*command, "--out", folder / "b.json")
     assert cliploc_(*first).code == 130
     assert [one.name for one in folder.iterdir()] == ["a.json.partial"]
@@ -290,12 +290,12 @@ def test_examples_know_synonyms_and_the_size_that_boxes_belong_to():
     own = boxes.where(boxes.label == 0).xyxy[0]
     width, height = found.image.size
     setup, setting = as_setting(localizer)
-    judge = ExamplesJudge(classes, setup, [setting], None)
-    assert judge.localizer.options.text_cache  # names are embedded once for all benchmarks
+    evaluator = ExamplesEvaluator(classes, setup, [setting], None)
+    assert evaluator.localizer.options.text_cache  # names are embedded once for all benchmarks
 
     def row(labels, truth, size):
-        seen = judge.look(PromptedPicture("cat.jpg", CAT, size, labels, truth))
-        return judge.judge(seen, setting, judge.maps(seen, [setting.method], SILENT)[setting.method], SILENT)
+        seen = evaluator.look(PromptedPicture("cat.jpg", CAT, size, labels, truth))
+        return evaluator.evaluate(seen, setting, evaluator.maps(seen, [setting.method], SILENT)[setting.method], SILENT)
 
     scaled = row((0, 1, 2), {0: own[None] * [2, 3, 2, 3]}, (2 * width, 3 * height))
     assert scaled["all_present"] == [True, False]  # the model does not know "sun"
@@ -363,7 +363,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_examples(monkeypatch, pict
 
     monkeypatch.setattr(job, "fitted", told)
     command = ("calibrate", pictures, "--truth", "folder", "--device", "cpu")
-    ran, judged = stopped_and_resumed(command, out, ExamplesJudge, 7, monkeypatch)
+    ran, judged = stopped_and_resumed(command, out, ExamplesEvaluator, 7, monkeypatch)
     assert "expected calibration error of scores" in ran.out
     assert "10 pictures" in ran.err
     assert ran.err.endswith(f"\nnext: cliploc localize photo.jpg -p cat --device=cpu --calibration={out / 'a.json'}\n")

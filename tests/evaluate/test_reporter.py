@@ -79,7 +79,7 @@ def test_a_benchmark_tells_of_a_failed_sample_once(tmp_path: Path) -> None:
     setups = [ModelSetup(BENCHMARK.but(batch_size=2, device="cpu"))]
     settings = [Setting("a", 0, "cam"), Setting("b", 0, "layer_cam")]
     told = Told()
-    result = run_benchmark(data, setups, settings, tmp_path / "out", judges=0, shard=2, reporter=told.reporter)
+    result = run_benchmark(data, setups, settings, tmp_path / "out", workers=0, shard=2, reporter=told.reporter)
     assert told.of("phase") == [("phase", "benchmark"), ("phase", "summary")]
     assert told.of("start") == [("start", len(data), len(data))]
     assert told.count("images") == len(data)

@@ -19,7 +19,7 @@ from cliploc.label.annotate import annotate
 from cliploc.label.editor.page import ReviewPicture, polygons_of
 from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.worker import AnnotateWorker
-from cliploc.runs.label_store import Correction, Found, LabellingRun, Saved
+from cliploc.runs.label_store import Correction, LabellingRun, PictureResult, Saved
 from cliploc.runs.picture_files import UNREAD
 from cliploc.runs.store import FILE
 from cliploc.support.files import locked
@@ -108,7 +108,7 @@ def test_names_that_are_added_give_what_a_fresh_run_has_and_what_people_did_stay
         assert [entry["status"] for entry in opened.entries()] == ["reviewed", "reviewed", "none"]
     assert annotate(pictures, ["owl", *LABELS], out, **OPTIONS).computed == 2
     with LabellingRun.open(out) as run:
-        run.add([Found("cat.png", UNREAD, "it cannot be read")], {})  # as a disk that fails meanwhile
+        run.add([PictureResult("cat.png", UNREAD, "it cannot be read")], {})  # as a disk that fails meanwhile
     assert annotate(pictures, ["owl", *LABELS], out, retry=True, **OPTIONS).computed == 1
     seen = "2 pictures (bee.png, cat.png); what is reviewed stays: look there again"
     assert message == [f"reviewed before names were added: {seen}"]

@@ -34,7 +34,7 @@ from cliploc.label.teach.teach import (
     gains,
 )
 from cliploc.runs.engine import MakeWorker, Part, Shard
-from cliploc.runs.label_store import Candidate, Correction, Found
+from cliploc.runs.label_store import Candidate, Correction, PictureResult
 from cliploc.runs.picture_files import content_digest
 from cliploc.support.reporter import SILENT, Reporter
 from tests.find.teaching.planted import SIDE, Planted, planted
@@ -50,7 +50,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def engine_of(
-    things: Mapping[str, Planted], presence: float | None, change: Callable[[Found], Found] = lambda row: row
+    things: Mapping[str, Planted],
+    presence: float | None,
+    change: Callable[[PictureResult], PictureResult] = lambda row: row,
 ) -> Callable[..., None]:
     """An engine that finds in every picture the corner of its thing, and keeps its planted lesson."""
 
@@ -65,7 +67,7 @@ def engine_of(
                 known = presence is not None
                 boxes = [Candidate(0, (corner[0], corner[1], corner[2], corner[3]), 0.7, 0.7)] * known
                 features = packed(things[one.id].lesson)
-                row = Found(one.id, content_digest(one), None, SIDE, SIDE, [], [presence], boxes, features)
+                row = PictureResult(one.id, content_digest(one), None, SIDE, SIDE, [], [presence], boxes, features)
                 rows.append(change(row))
             on_part(Part(shard.index, rows))
             reporter.images(len(rows))
@@ -173,7 +175,7 @@ def test_boxes_of_other_names_teach_a_name_nothing(tmp_path: Path) -> None:
     alone.correct(reviewed)
     alone.run()
 
-    def with_other(row: Found) -> Found:
+    def with_other(row: PictureResult) -> PictureResult:
         [thing] = row.boxes
         boxes = [replaced(thing, xyxy=tuple(other)), replaced(thing, label=1)]
         return replaced(row, boxes=boxes, presence=row.presence * 2)
@@ -302,7 +304,7 @@ def test_teaching_is_part_of_the_identity_and_refused_where_it_cannot_be(job: Jo
 def test_masks_of_learnt_drafts_lie_in_their_boxes(tmp_path: Path) -> None:
     job, complete = Job(tmp_path, FEWEST), encode(np.ones((SIDE, SIDE), bool))["counts"]
 
-    def with_masks(row: Found) -> Found:
+    def with_masks(row: PictureResult) -> PictureResult:
         return replaced(row, boxes=[replaced(box, mask=complete) for box in row.boxes])
 
     job.engine = engine_of(job.things, 0.9, with_masks)

@@ -191,7 +191,7 @@ def test_a_benchmark_gives_the_rows_of_a_local_one(cluster, tmp_path, monkeypatc
     setups = (ModelSetup(BENCHMARK.but(batch_size=2, device="cpu")),)
     settings, _ = Grid(setups, ["cam", "grad_cam"]).settings(unfit_for_setup)
     same_folders(
-        lambda out, using: run_benchmark(data, setups, settings, out, engine=using, judges=0, shard=4),
+        lambda out, using: run_benchmark(data, setups, settings, out, engine=using, workers=0, shard=4),
         cluster,
         tmp_path,
         ["rows.parquet", "summary.json"],

@@ -19,9 +19,9 @@ import pytest
 
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.data import LabelFile
-from cliploc.evaluate.tasks.faithfulness.job import FaithfulnessJudge
-from cliploc.evaluate.tasks.segmentation.job import COLUMNS, LabelMapJudge
-from cliploc.evaluate.tasks.worker import EvaluationWorker, PictureJudge
+from cliploc.evaluate.tasks.faithfulness.job import FaithfulnessEvaluator
+from cliploc.evaluate.tasks.segmentation.job import COLUMNS, LabelMapEvaluator
+from cliploc.evaluate.tasks.worker import EvaluationWorker, PictureEvaluator
 from cliploc.find.segmentation.protocol import protocol_for
 from cliploc.images.exemplars import Exemplar
 from cliploc.options import BENCHMARK, FaithfulnessOptions
@@ -168,7 +168,7 @@ SETUPS = tuple(ModelSetup(OPTIONS.but(flip=one)) for one in (False, True))
 SETTINGS = (Setting("a", 0, "cam"), Setting("b", 0, "layer_cam"), Setting("c", 1, "cam"))
 
 
-class NamedMaps(PictureJudge):
+class NamedMaps(PictureEvaluator):
     """Its maps are the names of their pictures; some pictures have something wrong."""
 
     def describe(self, setting: Setting) -> dict[str, Any]:
@@ -188,7 +188,7 @@ class NamedMaps(PictureJudge):
             raise RuntimeError("a bug")
         return dict.fromkeys(methods, seen)
 
-    def judge(self, seen: str, setting: Setting, heat: str, reporter: Reporter) -> Row:
+    def evaluate(self, seen: str, setting: Setting, heat: str, reporter: Reporter) -> Row:
         if seen == "odd" and setting.id == "c":
             raise InputError("odd: expected one number per pixel")
         return {"preview": heat.encode()}
@@ -225,24 +225,24 @@ def test_a_failure_costs_no_more_than_the_rows_that_it_must() -> None:
         list(worker.stream([shard(0, "bug")], SILENT))
 
 
-def test_processes_that_judge_maps_import_no_torch() -> None:
+def test_processes_that_measure_maps_import_no_torch() -> None:
     """It would take each of them seconds and hundreds of megabytes."""
-    code = "import sys, cliploc.evaluate.tasks.judges; sys.exit('torch' in sys.modules)"
+    code = "import sys, cliploc.evaluate.tasks.measuring; sys.exit('torch' in sys.modules)"
     assert python("-c", code, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
-    "judge_of",
+    "evaluator_of",
     [
-        partial(LabelMapJudge, protocol_for(NAMES), None),
-        partial(FaithfulnessJudge, NAMES, ("deletion",), FaithfulnessOptions()),
+        partial(LabelMapEvaluator, protocol_for(NAMES), None),
+        partial(FaithfulnessEvaluator, NAMES, ("deletion",), FaithfulnessOptions()),
     ],
 )
-def test_pictures_that_stand_for_names_and_a_background_make_another_run(judge_of: Any) -> None:
+def test_pictures_that_stand_for_names_and_a_background_make_another_run(evaluator_of: Any) -> None:
     """They change the embeddings of the names, and what the texts have in common."""
     of_red = [Exemplar("red", np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)) for i in (0, 1)]
     options = [OPTIONS, *(OPTIONS.but(exemplars=[one]) for one in of_red), OPTIONS.but(background=["grey"])]
-    workers = [EvaluationWorker(judge_of, COLUMNS, Path(), (ModelSetup(one),), SETTINGS[:1]) for one in options]
+    workers = [EvaluationWorker(evaluator_of, COLUMNS, Path(), (ModelSetup(one),), SETTINGS[:1]) for one in options]
     message = [one.describe() for one in workers]
     assert all(one != other for place, one in enumerate(message) for other in message[:place])
     assert "exemplars" not in message[0][0]  # so that runs which began before they counted can be resumed

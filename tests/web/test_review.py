@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from cliploc.images import rle
 from cliploc.label.annotate import annotate
 from cliploc.label.editor.data_set import open_set
-from cliploc.runs.label_store import Candidate, Found, LabellingRun
+from cliploc.runs.label_store import Candidate, LabellingRun, PictureResult
 from tests.commands import PHOTOS, cliploc_
 from tests.label.checking.test_check import PHOTOS as CHECKED
 from tests.label.checking.test_check import instances
@@ -978,7 +978,9 @@ def test_two_thousand_pictures_scroll(context, out, photos):
         (root / name).symlink_to(photos / "cat.jpg")
     with LabellingRun.open(out) as run:
         cat = run.pictures()["cat.jpg"]
-        found = Found("cat.jpg", cat.checksum, None, *cat.size_wh, [], cat.presence.tolist(), run._boxes(cat.id, 0))
+        found = PictureResult(
+            "cat.jpg", cat.checksum, None, *cat.size_wh, [], cat.presence.tolist(), run._boxes(cat.id, 0)
+        )
         run.remove(run.pictures())
         run.add([replace(found, picture=name) for name in names], dict.fromkeys(names, ""))
         run.store["root"] = str(root)
@@ -1015,7 +1017,7 @@ def test_a_thousand_boxes_are_selected_at_once(context, masked):
         boxes.append(Candidate(1, (x, y, x + 40, y + 40), 0.9, 0.9, rle.encode(mask)["counts"]))
     with LabellingRun.open(masked) as run:
         presence = [0.9] * len(LABELS)
-        run.add([Found("dogs.jpg", dogs.checksum, None, *dogs.size_wh, [], presence, boxes)], {"dogs.jpg": ""})
+        run.add([PictureResult("dogs.jpg", dogs.checksum, None, *dogs.size_wh, [], presence, boxes)], {"dogs.jpg": ""})
     with served(masked) as address:
         editor = Editor(context, address)
         editor.open("dogs.jpg")

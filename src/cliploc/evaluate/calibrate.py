@@ -143,12 +143,12 @@ COLUMNS = {
 TASK = task.BenchmarkTask("calibration", 3, (), lambda: COLUMNS)
 
 
-class ExamplesJudge(worker.NameJudge):
+class ExamplesEvaluator(worker.NameEvaluator):
     """Makes the examples of pictures."""
 
     keep_maps = True  # the second look goes with the maps
 
-    def judge(
+    def evaluate(
         self,
         seen: worker.Query,
         setting: plan.Setting,  # noqa: ARG002
@@ -168,9 +168,9 @@ def calibrate(localizer: Localizer, dataset: PromptedDataset, out: Path, reporte
     if all(sample.truth.keys() >= {*sample.labels} for sample in dataset.samples):
         raise UnfitError(f"expected names that are there and others that are not, got only these: {WITH_AND_WITHOUT}")
     setup, setting = plan.as_setting(localizer)
-    judge_of = partial(ExamplesJudge, task.class_entries(dataset))
+    evaluator_of = partial(ExamplesEvaluator, task.class_entries(dataset))
     task.run_task(
-        TASK, judge_of, dataset, [setup], [setting], out, shard_size=SHARD, reporter=reporter, phase="examples"
+        TASK, evaluator_of, dataset, [setup], [setting], out, shard_size=SHARD, reporter=reporter, phase="examples"
     )  # fmt: skip
     pictures = [
         Examples(**{column.name: _column(row[column.name], column.name) for column in fields(Examples)})

@@ -276,7 +276,7 @@ class _Work:
 
     def _add(self, part: Part) -> None:
         """Adds what the engine hands over, and reports which pictures failed."""
-        found: list[label_store.Found] = part.content
+        found: list[label_store.PictureResult] = part.content
         self._run.add(found, self._stamps)
         self._added += len(found)
         self._notes.add(part.notes)

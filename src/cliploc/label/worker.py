@@ -17,7 +17,7 @@ from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, Options
 from cliploc.runs import engine, picture_files
-from cliploc.runs.label_store import Candidate, Found
+from cliploc.runs.label_store import Candidate, PictureResult
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Boxes
 
@@ -95,7 +95,7 @@ class AnnotateWorker:
         )
         try:
             for shard, digests in digested_shards:
-                found: list[Found] = []
+                found: list[PictureResult] = []
                 try:
                     for picture, digest in zip(shard.samples, digests, strict=True):
                         found.append(self._outcome(picture, digest, results))
@@ -111,11 +111,13 @@ class AnnotateWorker:
         finally:
             results.close()
 
-    def _outcome(self, picture: picture_files.PictureFile, digest: str, results: Iterator[prepare.Result]) -> Found:
+    def _outcome(
+        self, picture: picture_files.PictureFile, digest: str, results: Iterator[prepare.Result]
+    ) -> PictureResult:
         """What is in a picture, whose result comes next."""
         if (result := next(results)).error is not None:
             reason = str(result.error)
-            return Found(picture.id, digest, reason.partition(": ")[2] or reason)
+            return PictureResult(picture.id, digest, reason.partition(": ")[2] or reason)
         (localization,) = result.found.values()
         features = b"" if result.lesson is None else packed(result.lesson)
         return self._found(picture.id, digest, localization, features)
@@ -124,7 +126,7 @@ class AnnotateWorker:
         """Nothing to end."""
 
     # ------------------------------------------------------------------------------------------------- one picture
-    def _found(self, picture: str, digest: str, result: Localization, features: bytes = b"") -> Found:
+    def _found(self, picture: str, digest: str, result: Localization, features: bytes = b"") -> PictureResult:
         boxes = self._candidates(result)
         if result.second_look is not None:
             stays = ~result.second_look.contrast_fits(boxes)  # a part may, where its box does not
@@ -145,7 +147,7 @@ class AnnotateWorker:
             chances[order].round(4).tolist(),
             boxes.score[order].astype(float).round(4).tolist(),
         )
-        return Found(
+        return PictureResult(
             picture,
             digest,
             None,

@@ -73,7 +73,7 @@ class Candidate(Struct, array_like=True):
     mask: str | None = None
 
 
-class Found(Struct, array_like=True):
+class PictureResult(Struct, array_like=True):
     """What a worker found in a picture; or why it failed."""
 
     picture: str
@@ -301,7 +301,7 @@ class LabellingRun:
             self.changes += [self.store.get(key) for key in values] != before  # as JSON has them
 
     # ------------------------------------------------------------------------------------------------------- pictures
-    def add(self, found: Sequence[Found], stamps: Mapping[str, str]) -> None:
+    def add(self, found: Sequence[PictureResult], stamps: Mapping[str, str]) -> None:
         """Adds pictures, all of these or none; they take the place of earlier ones with their names.
 
         What a person did with a picture stays if its file is the same, as when it is computed again with more names.

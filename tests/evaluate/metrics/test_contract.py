@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.metrics import Bootstrap, JudgedMap, MeanMetric, Metric, all_metrics, all_numbers, judge_map
+from cliploc.evaluate.metrics import Bootstrap, JudgedMap, MeanMetric, Metric, all_metrics, all_numbers, measure_map
 from cliploc.evaluate.tasks.boxes.job import BoxTally, summary_columns
-from cliploc.evaluate.tasks.judges import judge_sample
+from cliploc.evaluate.tasks.measuring import measure_sample
 from cliploc.evaluate.tasks.rows import box_columns, to_table
 from cliploc.evaluate.tasks.task import summed_up
 from cliploc.values import Sample
@@ -35,7 +35,7 @@ def counted(cls: type[Metric], numbers: list[int]) -> Metric:
     one = cls.at(TAU)
     for number in numbers:
         item = judged(number)
-        one.add(item.sample_id, one.judge(item), number % 3, [number % 3, 7, 8, 9, 10])
+        one.add(item.sample_id, one.measure(item), number % 3, [number % 3, 7, 8, 9, 10])
     return one
 
 
@@ -45,7 +45,7 @@ def test_what_it_says_of_itself(cls):
     assert all(number.title and number.about for number in cls.numbers.values())
     assert set(cls.columns) <= set(summary_columns())
     assert set(cls.columns) <= set(box_columns())
-    columns = cls.at(TAU).judge(judged(0))
+    columns = cls.at(TAU).measure(judged(0))
     assert {name: type(value) for name, value in columns.items()} == {
         name: TYPES[kind] for name, kind in cls.columns.items()
     }
@@ -61,7 +61,7 @@ def test_samples_of_one_picture_are_drawn_together(cls):
     for number in range(8):
         sample_id = f"again {number}"
         pictures |= dict.fromkeys((sample_id, f"sample {number}"), f"{number}.jpg")
-        twice.add(sample_id, twice.judge(judged(number)), number % 3, [number % 3, 7, 8, 9, 10])
+        twice.add(sample_id, twice.measure(judged(number)), number % 3, [number % 3, 7, 8, 9, 10])
     together = twice.summarise(False, replace(FEW, image_of=pictures))
     for key, score in once.summarise(False, FEW).scores.items():
         assert together.scores[key].interval == pytest.approx(score.interval, abs=1e-5)
@@ -97,7 +97,7 @@ def test_the_order_of_samples_does_not_matter(cls):
 def test_a_sample_that_comes_twice_is_refused_and_so_is_no_sample(cls):
     one = counted(cls, [0])
     with pytest.raises(UsageError, match="sample 0 occurs twice"):
-        one.add("sample 0", one.judge(judged(0)), None, None)
+        one.add("sample 0", one.measure(judged(0)), None, None)
     assert len(cls.at(TAU)) == 0
     with pytest.raises(UsageError, match="expected at least one picture"):
         cls.at(TAU).summarise(False, FEW)
@@ -107,7 +107,7 @@ def test_a_sample_that_comes_twice_is_refused_and_so_is_no_sample(cls):
 def test_stored_as_a_row_and_read_again_gives_the_same(cls):
     rows = []
     for number in range(3):
-        [columns] = judge_map(judged(number), [TAU])
+        [columns] = measure_map(judged(number), [TAU])
         base = {"sample": f"sample {number}", "setting": "a", "status": "ok"}
         rows.append(base | {"predictions": [number % 3, 7, 8, 9, 10]} | columns)
     restored = cls.at(TAU)
@@ -122,7 +122,7 @@ def test_the_summary_has_every_number_of_every_metric():
     rows = []
     for number in range(4):
         item = judged(number)
-        [columns] = judge_map(item, [TAU])
+        [columns] = measure_map(item, [TAU])
         base = {"sample": item.sample_id, "setting": "a", "label": 1, "status": "ok", "predictions": [1, 2, 3, 4, 5]}
         rows.append({**dict.fromkeys(summary_columns()), **base, **columns})
     summary = summed_up(rows, {"a": BoxTally(TAU, False)}, FEW)["a"]
@@ -131,6 +131,6 @@ def test_the_summary_has_every_number_of_every_metric():
 
 def test_metrics_of_masks_are_left_out_without_masks():
     sample = Sample("a", Path("a.png"), 0, (224, 224), judged(0).true_xyxy)
-    [row] = judge_sample(sample, judged(0).heat[None], [TAU])
+    [row] = measure_sample(sample, judged(0).heat[None], [TAU])
     assert "iou" in row
     assert "pxap" not in row

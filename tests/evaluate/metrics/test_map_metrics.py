@@ -32,7 +32,7 @@ def pxap(*rows, replicates=0):
     metric = PxAP()
     for i, (heat, *masks) in enumerate(rows):
         judged = JudgedMap(f"{i}", heat, np.zeros((0, 4)), heat.shape[::-1], *masks)
-        metric.add(judged.sample_id, metric.judge(judged), None, None)
+        metric.add(judged.sample_id, metric.measure(judged), None, None)
     return metric.summarise(False, Bootstrap(replicates=replicates)).scores["pxap"]
 
 

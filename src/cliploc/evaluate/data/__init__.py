@@ -9,10 +9,10 @@ from cliploc.errors import UsageError
 from cliploc.evaluate.data import _base
 from cliploc.evaluate.data._base import (
     BY_DESIGN,
+    Annotations,
     Candidate,
     DatasetReader,
     Draw,
-    Found,
     LabelledReader,
     Problems,
     Reader,

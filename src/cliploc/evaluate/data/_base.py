@@ -65,7 +65,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Found:
+class Annotations:
     """What a reader found in the annotations, before any picture is opened."""
 
     classes: tuple[ClassName, ...]  # the names of the class of each label
@@ -113,8 +113,8 @@ class Readers(Registry[DatasetReader[F]]):
         return register
 
 
-Reader: TypeAlias = DatasetReader[Found]
-readers: Readers[Found] = Readers(
+Reader: TypeAlias = DatasetReader[Annotations]
+readers: Readers[Annotations] = Readers(
     "dataset", "cliploc.evaluate.data", "cliploc.datasets", home=lambda reader: reader.read.__module__
 )
 reader = readers.reader
@@ -250,12 +250,12 @@ def plain_phrase(text: str) -> str:
     return " ".join(text.translate(SIGNS).split())
 
 
-def found_phrases(rows: Sequence[PhraseRow]) -> Found:
+def found_phrases(rows: Sequence[PhraseRow]) -> Annotations:
     """The candidates of these rows, with a class for each different phrase, sorted."""
     phrases = sorted({phrase for _, phrase, *_ in rows})
     labels = {phrase: label for label, phrase in enumerate(phrases)}
     candidates = [Candidate(name, path, labels[phrase], boxes, size) for name, phrase, path, boxes, size in rows]
-    return Found(tuple(ClassName(phrase, (phrase,)) for phrase in phrases), candidates)
+    return Annotations(tuple(ClassName(phrase, (phrase,)) for phrase in phrases), candidates)
 
 
 # -------------------------------------------------------------------------------------------------------------- samples

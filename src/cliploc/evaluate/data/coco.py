@@ -27,7 +27,7 @@ annotations/instances_val2017.json   images, annotations, categories
 val2017/000000000139.jpg             the pictures (also: images/val2017/)
 """,
 )
-def read(root: Path, split: str, problems: base.Problems) -> base.Found:
+def read(root: Path, split: str, problems: base.Problems) -> base.Annotations:
     """Reads a split. Sample ids are picture and category id: 000000000139/62; of a.jpg beside a.png a.jpg/62."""
     document = base.coco_document(root / "annotations" / f"instances_{split}.json", "export")
     pictures = base.needed_folder(root, (split, f"images/{split}"), "pictures")
@@ -37,7 +37,7 @@ def read(root: Path, split: str, problems: base.Problems) -> base.Found:
 
 def found_in(
     document: coco.Document, names: dict[coco.Id, ClassName], pictures: Path, problems: base.Problems
-) -> base.Found:
+) -> base.Annotations:
     """What a document in COCO's format holds; `names`: category id → its names."""
     labels = {category: label for label, category in enumerate(sorted(names, key=coco.order))}
     classes = tuple(replace(names[category], wnid=str(category)) for category in labels)
@@ -73,4 +73,4 @@ def found_in(
         name, size = images[image_id].file_name, images[image_id].size_wh
         candidates.append(base.Candidate(f"{stems[name]}/{category}", pictures / name, labels[category], of_both, size))
     unclear = {(pictures / images[image_id].file_name, labels[category]) for image_id, category in left_out}
-    return base.Found(classes, candidates, frozenset(unclear))
+    return base.Annotations(classes, candidates, frozenset(unclear))

@@ -6,7 +6,7 @@ the same edges (limited to width − 1 and height − 1 of the picture).
 
 from pathlib import Path
 
-from cliploc.evaluate.data._base import Candidate, Found, Problems, Split, numbers, reader, words
+from cliploc.evaluate.data._base import Annotations, Candidate, Problems, Split, numbers, reader, words
 from cliploc.values import ClassName
 
 
@@ -28,7 +28,7 @@ CUB_200_2011/classes.txt              CLASS_ID 001.Black_footed_Albatross
 CUB_200_2011/images/PATH              the pictures
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - the samples' checks find all
+def read(root: Path, split: str, problems: Problems) -> Annotations:  # noqa: ARG001 - the samples' checks find all
     """Reads a split. Sample ids are paths below images/, as in the WSOL metadata."""
     top = root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
     folders = [folder for _, folder in words(top / "classes.txt", 2)]
@@ -45,4 +45,4 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
         for image, path in words(top / "images.txt", 2)
         if in_train.get(image) == (split == "train")
     ]
-    return Found(classes, candidates)
+    return Annotations(classes, candidates)

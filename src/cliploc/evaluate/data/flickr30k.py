@@ -35,7 +35,7 @@ Annotations/36979.xml       the size, and one object per box
 flickr30k-images/36979.jpg  the pictures (also: flickr30k_images/, images/)
 """,
 )
-def read(root: Path, split: str, problems: base.Problems) -> base.Found:
+def read(root: Path, split: str, problems: base.Problems) -> base.Annotations:
     """Reads a split. Sample ids are picture, sentence and place of the phrase in it: 36979/0/1."""
     numbers = [row[0] for row in base.words(root / f"{split}.txt", 1)]
     sentences, boxes_in = (base.needed_folder(root, (name,), "text files") for name in ("Sentences", "Annotations"))

@@ -6,7 +6,7 @@ Boxes are edges, right and bottom exclusive, in pixels of the picture as it is s
 from pathlib import Path
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._base import Candidate, Found, Problems, Split, reader, reading
+from cliploc.evaluate.data._base import Annotations, Candidate, Problems, Split, reader, reading
 from cliploc.formats import Box, table
 from cliploc.images.reading import SUFFIXES
 from cliploc.values import ClassName
@@ -30,7 +30,7 @@ TABLE = "boxes.csv"
 PATH        the pictures, below the root
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - both splits are the whole folder
+def read(root: Path, split: str, problems: Problems) -> Annotations:  # noqa: ARG001 - both splits are the whole folder
     """Reads the folder. Sample ids are paths, or path/label for a picture with several labels."""
     with reading(root / TABLE):
         try:
@@ -56,4 +56,4 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
         if file.suffix.lower() in SUFFIXES and name not in boxes:
             problems.add("unannotated picture", name, f"not in {TABLE}: left out")
     classes = [tuple(word.strip() for word in name.split("|")) for name in names]
-    return Found(tuple(ClassName(synonyms[0], synonyms) for synonyms in classes), candidates)
+    return Annotations(tuple(ClassName(synonyms[0], synonyms) for synonyms in classes), candidates)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from cliploc.evaluate.data._base import Candidate, Found, Problems, Split, needed_folder, reader
+from cliploc.evaluate.data._base import Annotations, Candidate, Problems, Split, needed_folder, reader
 from cliploc.evaluate.data.voc import read_pictures
 from cliploc.evaluate.data.wsol import Truth, imagenet_class_names, metadata_folder, read_metadata
 from cliploc.images.reading import SUFFIXES
@@ -39,7 +39,7 @@ metadata/ILSVRC/test/*.txt                  the WSOL evaluation's metadata,
                                             which are used if both are there
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - there is but one
+def read(root: Path, split: str, problems: Problems) -> Annotations:  # noqa: ARG001 - there is but one
     """Reads the set. Sample ids are the WSOL metadata's, val/ILSVRC2012_val_00000001.JPEG, for any folders."""
     pictures = needed_folder(root, PICTURES, "pictures")
     classes = imagenet_class_names()
@@ -68,7 +68,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
             candidates.append(
                 Candidate(f"val/{name}", path, label, truth.xyxy, truth.size_wh if all(truth.size_wh) else None)
             )
-    return Found(classes, candidates)
+    return Annotations(classes, candidates)
 
 
 def _of_xml(folder: Path, places: Mapping[str, str], labels: Mapping[str, int], problems: Problems) -> Iterator[Truth]:

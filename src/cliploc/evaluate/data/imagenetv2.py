@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._base import HELP, Candidate, Found, Problems, Split, csv_rows, needed_folder, reader
+from cliploc.evaluate.data._base import HELP, Annotations, Candidate, Problems, Split, csv_rows, needed_folder, reader
 from cliploc.evaluate.data.wsol import imagenet_class_names, metadata_folder, read_metadata
 
 PICTURES = ("val2", "ILSVRC/val2", "imagenetv2-threshold0.7", "imagenetv2-threshold0.7-format-val", ".")
@@ -33,7 +33,7 @@ metadata/ILSVRC/val/*.txt                the WSOL evaluation's metadata; with
                                          mapping.txt, of either naming
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - there is but one
+def read(root: Path, split: str, problems: Problems) -> Annotations:  # noqa: ARG001 - there is but one
     """Reads the set. Sample ids are the annotations', val2/0/….jpeg."""
     classes = imagenet_class_names()
     pictures = _pictures(root)
@@ -56,7 +56,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
         path = next((place for place in places if place.is_file()), places[0])
         hint = "" if other else f"it may be there under its other name: put {MAPPING} beside the boxes"
         candidates.append(Candidate(f"val2/{name}", path, label, truth.xyxy, truth.size_wh, hint=hint))
-    return Found(classes, candidates)
+    return Annotations(classes, candidates)
 
 
 def _pictures(root: Path) -> Path:

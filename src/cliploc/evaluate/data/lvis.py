@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._base import HELP, Found, Problems, Split, coco_document, reader
+from cliploc.evaluate.data._base import HELP, Annotations, Problems, Split, coco_document, reader
 from cliploc.evaluate.data.coco import found_in
 from cliploc.formats import coco
 from cliploc.values import ClassName
@@ -31,7 +31,7 @@ train2017/000000391895.jpg   the pictures of COCO, in the folders that coco_url
 val2017/000000397133.jpg     names; val has pictures of both
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:
+def read(root: Path, split: str, problems: Problems) -> Annotations:
     """Reads a split. Sample ids are picture and category id: val2017/000000397133/62."""
     places = [root / place / f"lvis_v1_{split}.json" for place in ("", "annotations", "annotations/lvis_v1")]
     path = next((path for path in places if path.is_file()), places[0])

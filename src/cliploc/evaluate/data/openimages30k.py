@@ -33,7 +33,7 @@ metadata/OpenImages/test/localization.txt  IMAGE,MASK,IGNORE: one instance
 OpenImages/test/0bt_c3/…                   pictures and masks (or test/…)
 """,
 )
-def read(root: Path, split: str, problems: base.Problems) -> base.Found:
+def read(root: Path, split: str, problems: base.Problems) -> base.Annotations:
     """Reads a split. Sample ids are the metadata's, test/0bt_c3/….jpg."""
     metadata = base.needed_folder(root, [place.format(split=split) for place in METADATA], "metadata")
     top = root / "OpenImages" if (root / "OpenImages").is_dir() else root
@@ -74,4 +74,4 @@ def read(root: Path, split: str, problems: base.Problems) -> base.Found:
         if mid not in names:
             raise UsageError(f"expected a name for /m/{mid} in {root / NAMES}, found none: download the full file")
         classes.append(ClassName(names[mid], (names[mid],), f"/m/{mid}"))
-    return base.Found(tuple(classes), candidates)
+    return base.Annotations(tuple(classes), candidates)

@@ -6,7 +6,7 @@ every instance is a box.
 
 from pathlib import Path
 
-from cliploc.evaluate.data._base import Found, Problems, Split, coco_document, needed_folder, reader
+from cliploc.evaluate.data._base import Annotations, Problems, Split, coco_document, needed_folder, reader
 from cliploc.evaluate.data.coco import found_in
 from cliploc.formats import coco
 from cliploc.values import ClassName
@@ -28,7 +28,7 @@ annotations/test/test.json   images, annotations, categories, as COCO's
 images/test/*.JPEG           the pictures (also: test/)
 """,
 )
-def read(root: Path, split: str, problems: Problems) -> Found:
+def read(root: Path, split: str, problems: Problems) -> Annotations:
     """Reads a split. Sample ids are picture and category id: n01440764_10043/20."""
     places = [root / place / f"{split}.json" for place in (f"annotations/{split}", "annotations", "")]
     path = next((path for path in places if path.is_file()), places[0])

@@ -59,7 +59,7 @@ train2014/*.jpg    COCO's pictures (or images/mscoco/images/train2014, here or
                    beside this folder)
 """,
 )
-def read(root: Path, split: str, problems: base.Problems) -> base.Found:
+def read(root: Path, split: str, problems: base.Problems) -> base.Annotations:
     """Reads a split. Sample ids are picture, ref and sentence: COCO_train2014_000000581857/0/2."""
     path = next((root / f"refs({by}).json" for by in BY if (root / f"refs({by}).json").is_file()), None)
     if path is None:

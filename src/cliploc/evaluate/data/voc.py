@@ -56,7 +56,7 @@ annotations/a.xml             (also: Annotations/, xml/, or the folder itself)
 images/a.jpg                  (also: JPEGImages/, or the folder itself)
 """,
 )
-def read(root: Path, split: str, problems: base.Problems) -> base.Found:
+def read(root: Path, split: str, problems: base.Problems) -> base.Annotations:
     """Reads a split. Sample ids are picture and class: 2008_000002/tvmonitor."""
     top = base.first_folder(root, [p for p in PLACES if (root / p / "Annotations").is_dir()])
     if listed := top is not None and (top / "ImageSets").is_dir():
@@ -99,7 +99,7 @@ def read(root: Path, split: str, problems: base.Problems) -> base.Found:
         for name in sorted(boxes, key=labels.__getitem__):
             candidates.append(base.Candidate(f"{stem}/{name}", path, labels[name], boxes[name], picture.size_wh))
     classes = tuple(ClassName(synonyms[0], synonyms, name) for name, synonyms in names.items())
-    return base.Found(classes, candidates, frozenset(difficult))
+    return base.Annotations(classes, candidates, frozenset(difficult))
 
 
 def read_pictures(files: Mapping[str, Path], problems: base.Problems) -> dict[str, voc.VocPicture]:

@@ -45,7 +45,7 @@ synsets.csv                label,wnid,synset_words: one class per line
 IMAGE                      the pictures, of any size
 """,
 )
-def read(root: Path, split: str, problems: base.Problems) -> base.Found:  # noqa: ARG001 - both splits are the whole folder
+def read(root: Path, split: str, problems: base.Problems) -> base.Annotations:  # noqa: ARG001 - both splits are the whole folder
     """Reads the folder. Sample ids are the pictures' paths below the root."""
     _, truths = read_metadata(root / "metadata", problems.append)
     candidates = [
@@ -66,7 +66,7 @@ def read(root: Path, split: str, problems: base.Problems) -> base.Found:  # noqa
     for _, wnid, words in rows[1:]:
         synonyms = tuple(word.strip() for word in words.split(","))
         classes.append(known.get(wnid) or ClassName(synonyms[0], synonyms, wnid))
-    return base.Found(tuple(classes), candidates)
+    return base.Annotations(tuple(classes), candidates)
 
 
 def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> tuple[list[str], list[Truth]]:

@@ -37,7 +37,7 @@ labels/train/a.txt     CLASS X Y WIDTH HEIGHT, one box per line: its centre and
                        CLASS X1 Y1 X2 Y2 X3 Y3 …
 """,
 )
-def read(root: Path, split: str, problems: base.Problems) -> base.Found:
+def read(root: Path, split: str, problems: base.Problems) -> base.Annotations:
     """Reads a split. Sample ids are the picture's path and the number of the class: images/train/a.jpg/0."""
     described = next((root / name for name in CLASS_LISTS if (root / name).is_file()), None)
     if described is None:
@@ -74,7 +74,7 @@ def read(root: Path, split: str, problems: base.Problems) -> base.Found:
             problems.add("empty annotation", name, "no box: left out")
         for label in sorted(boxes):
             candidates.append(base.Candidate(f"{name}/{label}", path, label, boxes[label], upright=True))
-    return base.Found(
+    return base.Annotations(
         tuple(ClassName(names[number], (names[number],), str(number)) for number in sorted(names)), candidates
     )
 

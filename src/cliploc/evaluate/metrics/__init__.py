@@ -15,7 +15,7 @@ from cliploc.evaluate.metrics._base import (
     all_metrics,
     all_numbers,
     joined,
-    judge_map,
+    measure_map,
     metric,
     metrics,
     ratio,

@@ -1,4 +1,4 @@
-"""What a metric is, and the registry: it judges one sample, which gives columns, and summarises the columns of many.
+"""What a metric is, and the registry: it measures one sample, which gives columns, and summarises the columns of many.
 
 The benchmark, `cliploc evaluate`, `summary.json`, the report and the tables read the registry. So a new metric is one
 file here and its test.
@@ -189,7 +189,7 @@ class JudgedMap:
 
 
 class Metric(ABC):
-    """A metric: judges one sample's map, stores the result as columns of a row, and computes numbers from many rows."""
+    """A metric: measures one sample's map, stores the result as columns of a row, computes numbers from many rows."""
 
     name: ClassVar[str]  # as the registry has it
     position: ClassVar[int] = 100  # its place among the metrics wherever they are listed
@@ -215,7 +215,7 @@ class Metric(ABC):
         return len(self._ids)
 
     @abstractmethod
-    def judge(self, judged: JudgedMap) -> dict[str, Any]:
+    def measure(self, judged: JudgedMap) -> dict[str, Any]:
         """The columns of one sample; an `InputError` for a map that cannot be used."""
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:
@@ -251,7 +251,7 @@ class MeanMetric(Metric):
     def value_of(self, judged: JudgedMap) -> float:
         """The score of one image, from 0 to 1."""
 
-    def judge(self, judged: JudgedMap) -> dict[str, Any]:
+    def measure(self, judged: JudgedMap) -> dict[str, Any]:
         value = self.value_of(judged)
         if not isinstance(value, Real | np.bool_) or not math.isfinite(value):
             raise UsageError(
@@ -305,7 +305,7 @@ def all_numbers() -> dict[str, Number]:
     }
 
 
-def judge_map(judged: JudgedMap, thresholds: Sequence[float]) -> Iterator[dict[str, Any]]:
+def measure_map(judged: JudgedMap, thresholds: Sequence[float]) -> Iterator[dict[str, Any]]:
     """The columns of all metrics for one map, once for each threshold τ."""
     truths = {"boxes": len(judged.true_xyxy) > 0, "masks": judged.mask is not None}
     fitting = [cls for cls in all_metrics() if truths[cls.truth]]
@@ -315,7 +315,7 @@ def judge_map(judged: JudgedMap, thresholds: Sequence[float]) -> Iterator[dict[s
 
 
 def _columns(metrics: Iterable[Metric], judged: JudgedMap) -> dict[str, Any]:
-    return {key: value for metric in metrics for key, value in metric.judge(judged).items()}
+    return {key: value for metric in metrics for key, value in metric.measure(judged).items()}
 
 
 def joined(

@@ -68,7 +68,7 @@ class MaxBoxAcc(base.Metric):
         """Counts one image."""
         self.add(curve.image_id, largest_hits(curve), label, None)
 
-    def judge(self, judged: JudgedMap) -> dict[str, Any]:
+    def measure(self, judged: JudgedMap) -> dict[str, Any]:
         """The columns of one map: at which of its levels the largest contour's box is right."""
         return largest_hits(judged.curve)
 
@@ -165,7 +165,8 @@ class MaxBoxAccV2(base.Metric):
 
     Example:
         >>> metric, heat = MaxBoxAccV2(), np.pad(np.ones((100, 100)), 62)
-        >>> metric.add("a", metric.judge(JudgedMap("a", heat, np.array([[62, 62, 162, 162]]), (224, 224))), None, None)
+        >>> judged = JudgedMap("a", heat, np.array([[62, 62, 162, 162]]), (224, 224))
+        >>> metric.add("a", metric.measure(judged), None, None)
         >>> metric.summarise(False).scores["max_box_acc_iou30"].value
         1.0
     """
@@ -187,7 +188,7 @@ class MaxBoxAccV2(base.Metric):
         super().__init__()
         self.parts = {iou: MaxBoxAcc() for iou in IOUS}
 
-    def judge(self, judged: JudgedMap) -> dict[str, Any]:
+    def measure(self, judged: JudgedMap) -> dict[str, Any]:
         """The columns of one map: at which of its levels the best box is right, for each IoU."""
         hits = {f"hits_every_{_percent(iou)}": packed_hits(judged.curve.best, iou) for iou in IOUS}
         return {"highest": len(judged.curve.best) - 1, **hits}
@@ -250,7 +251,7 @@ class LocalizationAccuracy(base.Metric):
         self._rank: dict[str, int | None] = {}  # place of the true class among the predictions
         self._depth: int | None = None  # predictions of an image
 
-    def judge(self, judged: JudgedMap) -> dict[str, Any]:
+    def measure(self, judged: JudgedMap) -> dict[str, Any]:
         """The columns of one map: at which of its levels the box is right, and its IoU at τ."""
         curve = judged.curve
         at_tau = {} if self.threshold is None else {"iou": float(curve.largest[curve.index(self.threshold)])}

@@ -26,7 +26,7 @@ class PxAP(base.Metric):
     Example:
         >>> heat, box, mask = np.array([[0.0, 1.0]]), np.zeros((0, 4)), np.array([[False, True]])
         >>> metric = PxAP()
-        >>> metric.add("a", metric.judge(JudgedMap("a", heat, box, (2, 1), mask)), None, None)
+        >>> metric.add("a", metric.measure(JudgedMap("a", heat, box, (2, 1), mask)), None, None)
         >>> metric.summarise(False).scores["pxap"].value
         1.0
     """
@@ -44,7 +44,7 @@ class PxAP(base.Metric):
         self._true = np.zeros((1 + base.POISSON_REPLICATES, len(EDGES) - 1), np.int64)  # row 0: every image once
         self._false = np.zeros_like(self._true)
 
-    def judge(self, judged: JudgedMap) -> dict[str, Any]:
+    def measure(self, judged: JudgedMap) -> dict[str, Any]:
         heat = _boxes.checked_map(judged.heat, "exact")
         # Histograms of the scores [2, 1001]: pixels of the object, and pixels outside it.
         counts = [np.histogram(heat[place], EDGES)[0] for place in base.checked_masks(judged)]

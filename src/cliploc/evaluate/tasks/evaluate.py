@@ -42,17 +42,17 @@ def folder_of(what: str, folder: str | Path) -> Path:
     return Path(folder)
 
 
-def judged(
+def measured(
     samples: Sequence[S],
-    judge: Callable[[S], J | Problem],
+    measure: Callable[[S], J | Problem],
     leave_out: Callable[[Problem], None],
     reporter: Reporter,
 ) -> Iterator[tuple[S, J]]:
-    """Each sample with what is judged of it, but for those with a problem."""
+    """Each sample with what is measured of it, but for those with a problem."""
     reporter.phase("maps")
     reporter.start(len(samples), len(samples))
     for sample in samples:
-        outcome = judge(sample)
+        outcome = measure(sample)
         reporter.images(1)
         if isinstance(outcome, Problem):
             leave_out(outcome)
@@ -151,8 +151,8 @@ def evaluate_folder(
     for image_id in sorted(ranked.keys() - set(ids)):
         leave_out(Problem("prediction", image_id, "predicted, but not in image_ids.txt: add its metadata or remove it"))
     chosen, evaluated = _metrics(threshold), 0
-    judge = partial(_judge_map, maps, convention, threshold)
-    for one, columns in judged(truths, judge, leave_out, reporter):
+    measure = partial(_measure_map, maps, convention, threshold)
+    for one, columns in measured(truths, measure, leave_out, reporter):
         evaluated += 1
         if predictions is not None and one.image_id not in ranked:
             leave_out(Problem("prediction", one.image_id, "no line in the predictions: not in the Top-k numbers"))
@@ -189,7 +189,9 @@ def _metrics(threshold: float | None) -> list[metrics.Metric]:
     ]
 
 
-def _judge_map(maps: Path, convention: metrics.Convention, threshold: float | None, truth: Truth) -> Columns | Problem:
+def _measure_map(
+    maps: Path, convention: metrics.Convention, threshold: float | None, truth: Truth
+) -> Columns | Problem:
     """The metrics' columns of one map, or its problem."""
     path = maps / f"{truth.image_id}.npy"
     try:
@@ -197,7 +199,7 @@ def _judge_map(maps: Path, convention: metrics.Convention, threshold: float | No
         judged = metrics.JudgedMap(truth.image_id, heat, np.array(truth.xyxy), truth.size_wh, convention=convention)
         columns: Columns = {}
         for metric in _metrics(threshold):
-            columns |= metric.judge(judged)
+            columns |= metric.measure(judged)
         return columns
     except InputError as error:
         return Problem("map", truth.image_id, str(error))

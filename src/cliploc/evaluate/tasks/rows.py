@@ -1,4 +1,4 @@
-"""Rows of evaluations: their columns, in a run's file and as Parquet. No torch, so that judging processes are small."""
+"""Rows of evaluations: their columns, in a run's file and as Parquet. No torch, so that other processes are small."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -19,7 +19,7 @@ from cliploc.evaluate.tasks import paired
 from cliploc.evaluate.tasks.report import Failure
 from cliploc.evaluate.tasks.rows import Columns, arrow, cells_of, place_of, table_of, write_parquet
 from cliploc.evaluate.tasks.tables import Best, Cell, number_cell, seven_digits, to_latex
-from cliploc.evaluate.tasks.worker import EvaluationWorker, JudgeOf
+from cliploc.evaluate.tasks.worker import EvaluationWorker, EvaluatorOf
 from cliploc.registry import plugin_sources
 from cliploc.runs import picture_files, plan, store
 from cliploc.runs.engine import Engine, Notes, Part, Ready, Shard, interrupt_message, pictures_in_words, run_here
@@ -165,7 +165,7 @@ class BenchmarkResult:
 
 def run_task(
     task: BenchmarkTask,
-    judge_of: JudgeOf,
+    evaluator_of: EvaluatorOf,
     dataset: AnyDataset,
     setups: Sequence[plan.ModelSetup],
     settings: Sequence[plan.Setting],
@@ -184,7 +184,7 @@ def run_task(
     arrow()  # refused now, not after hours
     of_rows = task.columns()
     shards = tuple(plan.shards_of(dataset.samples, shard_size))
-    worker_of = partial(EvaluationWorker, judge_of, of_rows, dataset.root, tuple(setups))
+    worker_of = partial(EvaluationWorker, evaluator_of, of_rows, dataset.root, tuple(setups))
     # Refuses what cannot be used before anything is written.
     notes, worker = Notes(reporter), worker_of(tuple(settings))
     described = worker.describe()

@@ -1,4 +1,4 @@
-"""The worker of every benchmark: it turns shards into rows, by what the benchmark's task judges of each picture."""
+"""The worker of every benchmark: it turns shards into rows, by what the benchmark's task measures of each picture."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -27,14 +27,14 @@ from cliploc.runs.picture_files import PromptedPicture
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import GOOD_IOU, Boxes, FloatArray
 
-AHEAD = 2  # shards whose maps are judged while the model computes the next
+AHEAD = 2  # shards whose maps are measured while the model computes the next
 FAILURES = (ModelError, RuntimeError, MemoryError)
 Outcome: TypeAlias = dict[str, store.Row | str]  # of one picture: setting → the columns of its map, or why it failed
 Bools = npt.NDArray[np.bool_]
 
 
 @dataclass
-class JudgedShard:
+class EvaluatedShard:
     """A shard's outcomes by one setup, some of which other processes may still compute."""
 
     outcomes: Callable[[], list[Outcome]]  # waits for them; one for each sample
@@ -42,7 +42,7 @@ class JudgedShard:
     futures: Sequence[Future[Any]] = ()
 
 
-class Judge(ABC):
+class Evaluator(ABC):
     """A setup's localizer, with the settings that it serves."""
 
     note: str = ""  # a remark on the names that its model does not know
@@ -64,15 +64,15 @@ class Judge(ABC):
             self.note = f"{name} does not know {len(unknown)} of {of}, such as {unknown[0]!r}: {so}"
 
     @abstractmethod
-    def stream(self, shards: Iterable[engine.Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
-        """Judges any number of shards, in order."""
+    def stream(self, shards: Iterable[engine.Shard], reporter: Reporter) -> Generator[EvaluatedShard, None, None]:
+        """MeasuringPool any number of shards, in order."""
 
     @abstractmethod
     def describe(self, setting: plan.Setting) -> dict[str, Any]:
         """Everything that a setting's numbers depend on, besides the task's entries of the manifest."""
 
     def close(self) -> None:
-        """Ends what the judge has started; most start nothing that outlives a stream."""
+        """Ends what the evaluator has started; most start nothing that outlives a stream."""
         return
 
     def described(self, setting: plan.Setting, only: Iterable[str] | None = None, **more: Any) -> dict[str, Any]:
@@ -84,12 +84,12 @@ class Judge(ABC):
         return {"id": setting.id, **facts, **self.setup.described(), **more}
 
 
-# Makes the judge of a setup with some settings; takes a localizer whose tower may be used, or None if there is none.
-JudgeOf = Callable[[plan.ModelSetup, Sequence[plan.Setting], Localizer | None], Judge]
+# Makes the evaluator of a setup with some settings; takes a localizer whose tower may be used, or None without one.
+EvaluatorOf = Callable[[plan.ModelSetup, Sequence[plan.Setting], Localizer | None], Evaluator]
 
 
-class PictureJudge(Judge):
-    """A judge of one picture after the other."""
+class PictureEvaluator(Evaluator):
+    """An evaluator of one picture after the other."""
 
     @abstractmethod
     def look(self, sample: Any) -> Any:
@@ -100,10 +100,10 @@ class PictureJudge(Judge):
         """Method → its map."""
 
     @abstractmethod
-    def judge(self, seen: Any, setting: plan.Setting, heat: Any, reporter: Reporter) -> store.Row:
+    def evaluate(self, seen: Any, setting: plan.Setting, heat: Any, reporter: Reporter) -> store.Row:
         """The columns of one map."""
 
-    def stream(self, shards: Iterable[engine.Shard], reporter: Reporter) -> Generator[JudgedShard, None, None]:
+    def stream(self, shards: Iterable[engine.Shard], reporter: Reporter) -> Generator[EvaluatedShard, None, None]:
         for shard in shards:
             notes: list[str] = []
             quiet = Reporter(masked=reporter.masked, halved=engine.collect_halved(notes))
@@ -111,7 +111,7 @@ class PictureJudge(Judge):
             for sample in shard.samples:
                 outcomes.append(self._outcome(sample, notes, quiet))
                 reporter.images(1)
-            yield JudgedShard(partial(list, outcomes), notes)
+            yield EvaluatedShard(partial(list, outcomes), notes)
 
     def _outcome(self, sample: Any, notes: list[str], reporter: Reporter) -> Outcome:
         """The outcome of one picture."""
@@ -133,7 +133,7 @@ class PictureJudge(Judge):
             try:
                 if isinstance(heat := maps[setting.method], ModelError):
                     raise heat
-                outcome[setting.id] = self.judge(seen, setting, heat, reporter)
+                outcome[setting.id] = self.evaluate(seen, setting, heat, reporter)
             except (InputError, *FAILURES) as error:
                 outcome[setting.id] = reason(error, setting.id)
         return outcome
@@ -155,41 +155,46 @@ class PictureJudge(Judge):
 
 
 class EvaluationWorker:
-    """Has a judge for each setup and turns shards into parts; setups of one model share its tower."""
+    """Has an evaluator for each setup and turns shards into parts; setups of one model share its tower."""
 
     def __init__(
         self,
-        judge_of: JudgeOf,
+        evaluator_of: EvaluatorOf,
         columns: Columns,
         root: Path,
         setups: Sequence[plan.ModelSetup],
         settings: Sequence[plan.Setting],
     ) -> None:
         self._columns, self._root, self._settings = columns, root, tuple(settings)
-        self.judges: list[Judge] = []
+        self.evaluators: list[Evaluator] = []
         built: dict[tuple[object, ...], Localizer] = {}
         for index, setup in enumerate(setups):
             if chosen := [setting for setting in settings if setting.setup == index]:
                 of = setup.options
                 key = (of.model, of.pretrained, of.device, of.precision)
-                self.judges.append(judge_of(setup, chosen, built.get(key)))
-                built.setdefault(key, self.judges[-1].localizer)
+                self.evaluators.append(evaluator_of(setup, chosen, built.get(key)))
+                built.setdefault(key, self.evaluators[-1].localizer)
 
     def describe(self) -> list[dict[str, Any]]:
         """For each setting everything that its numbers depend on, as values for JSON."""
-        by_id = {setting.id: judge.describe(setting) for judge in self.judges for setting in judge.settings}
+        by_id = {
+            setting.id: evaluator.describe(setting) for evaluator in self.evaluators for setting in evaluator.settings
+        }
         return [by_id[setting.id] for setting in self._settings]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks on the names that models do not know."""
-        return tuple(dict.fromkeys(judge.note for judge in self.judges if judge.note))
+        return tuple(dict.fromkeys(evaluator.note for evaluator in self.evaluators if evaluator.note))
 
     def stream(self, shards: Iterable[engine.Shard], reporter: Reporter = SILENT) -> Generator[engine.Part, None, None]:
-        first, *copies = tee(picture_files.digested(shards), 1 + len(self.judges))
+        first, *copies = tee(picture_files.digested(shards), 1 + len(self.evaluators))
         fed = [(shard for shard, _ in copy) for copy in copies]
-        streams = [judge.stream(of_judge, reporter) for judge, of_judge in zip(self.judges, fed, strict=True)]
-        waiting: deque[tuple[int, list[store.Row], list[JudgedShard]]] = deque()
+        streams = [
+            evaluator.stream(of_evaluator, reporter)
+            for evaluator, of_evaluator in zip(self.evaluators, fed, strict=True)
+        ]
+        waiting: deque[tuple[int, list[store.Row], list[EvaluatedShard]]] = deque()
         try:
             for shard, digests in first:
                 of_shard = zip(shard.samples, digests, strict=True)
@@ -204,25 +209,25 @@ class EvaluationWorker:
         finally:
             for stream in streams:
                 stream.close()
-            for future in (future for _, _, judged in waiting for each in judged for future in each.futures):
+            for future in (future for _, _, evaluated in waiting for each in evaluated for future in each.futures):
                 future.cancel()
 
-    def _part(self, index: int, facts: list[store.Row], judged: list[JudgedShard]) -> engine.Part:
-        """The part of a shard: sample by sample, with the settings in their order; waits for the judges."""
+    def _part(self, index: int, facts: list[store.Row], evaluated: list[EvaluatedShard]) -> engine.Part:
+        """The part of a shard: sample by sample, with the settings in their order; waits for other processes."""
         rows: list[store.Row] = []
-        for of_sample, *outcomes in zip(facts, *(each.outcomes() for each in judged), strict=True):
+        for of_sample, *outcomes in zip(facts, *(each.outcomes() for each in evaluated), strict=True):
             by_id = {name: columns for outcome in outcomes for name, columns in outcome.items()}
             for setting in self._settings:
                 columns = by_id[setting.id]
                 found = {"status": "failed", "reason": columns} if isinstance(columns, str) else columns
                 rows.append({**of_sample, "setting": setting.id, "status": "ok", **found})
-        notes = dict.fromkeys(note for each in judged for note in each.notes)
+        notes = dict.fromkeys(note for each in evaluated for note in each.notes)
         return engine.Part(index, rounded(rows, self._columns), tuple(notes))
 
     def close(self) -> None:
-        """Ends the processes of the judges."""
-        for judge in self.judges:
-            judge.close()
+        """Ends the processes of the evaluators."""
+        for evaluator in self.evaluators:
+            evaluator.close()
 
 
 def thumb(heat: FloatArray) -> bytes:
@@ -246,8 +251,8 @@ class Query:
         return {p: truth[label] * scale for p, label in enumerate(self.labels) if label in truth}
 
 
-class NameJudge(PictureJudge):
-    """A judge of what a localizer finds of the names that are looked for in pictures."""
+class NameEvaluator(PictureEvaluator):
+    """An evaluator of what a localizer finds of the names that are looked for in pictures."""
 
     keep_maps: ClassVar[bool] = False
 
@@ -265,7 +270,7 @@ class NameJudge(PictureJudge):
         return Query(sample, [label for label in sample.labels if label not in self.unknown])
 
     def maps(self, seen: Query, methods: Sequence[str], reporter: Reporter) -> Mapping[str, Localization | None]:
-        """See `PictureJudge.maps`; the result of each method, None where no name is known."""
+        """See `PictureEvaluator.maps`; the result of each method, None where no name is known."""
         if not seen.labels:
             return dict.fromkeys(methods)
         request = prepare.Request(seen.sample.id, seen.sample.path, [self._classes[label] for label in seen.labels])

@@ -313,7 +313,8 @@ class _Check:
         elif count < FEW:
             yield f"{count} labels are few: names are judged nearly by the text alone"
         if self._of_boxes and (count < wrong_labels.LEAST_PLACED or of < wrong_labels.FOLDS):
-            yield f"too little to judge where boxes are: it takes {wrong_labels.LEAST_PLACED} in {wrong_labels.FOLDS} pictures"
+            least = f"{wrong_labels.LEAST_PLACED} in {wrong_labels.FOLDS} pictures"
+            yield f"too little to judge where boxes are: it takes {least}"
         if names := [name for name, text in zip(self._names, self._texts, strict=True) if text in self._unknown]:
             some = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
             yield f"{self._localizer.backbone.name} does not know {some}: judged by the set alone"

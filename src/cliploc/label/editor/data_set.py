@@ -24,7 +24,7 @@ from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, read_s
 from cliploc.label.corrections import SAME
 from cliploc.label.drafts import DraftRule
 from cliploc.label.results import AnnotatedFolder
-from cliploc.runs.label_store import Candidate, Found, LabellingRun
+from cliploc.runs.label_store import Candidate, LabellingRun, PictureResult
 from cliploc.runs.picture_files import content_digest, stamp
 from cliploc.runs.store import FILE, Store, kind_of
 from cliploc.support.files import locked, read_json, write_atomic_folder
@@ -131,9 +131,9 @@ def _digest(labels: LabelSet) -> str:
     return digest.hexdigest()
 
 
-def _found(one: LabelledFile, numbers: Mapping[str, int]) -> Found:
+def _found(one: LabelledFile, numbers: Mapping[str, int]) -> PictureResult:
     boxes = [Candidate(numbers[box.name], _visible(box.xyxy, one.size_wh), 1.0, 1.0) for box in one.boxes]
-    return Found(one.id, content_digest(one), None, *one.size_wh, [], [1.0] * len(numbers), boxes)
+    return PictureResult(one.id, content_digest(one), None, *one.size_wh, [], [1.0] * len(numbers), boxes)
 
 
 def _visible(xyxy: Box, size_wh: Size) -> Box:

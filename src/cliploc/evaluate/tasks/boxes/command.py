@@ -41,7 +41,7 @@ def benchmark(flags: BenchmarkFlags, options: Options) -> int:
     plan = commands.plan_of(flags, options, baselines, recipes=True)
     from cliploc.evaluate.tasks.boxes import job
 
-    run = partial(job.run_benchmark, save_maps=flags.save_maps, judges=flags.workers)
+    run = partial(job.run_benchmark, save_maps=flags.save_maps, workers=flags.workers)
     return commands.run_plan(flags, plan, run, open_dataset, job.TASK.files)
 
 

@@ -16,7 +16,7 @@ import torch
 from cliploc.boxes import BoxRule
 from cliploc.evaluate.metrics import TAUS, Bootstrap, MaxBoxAcc, Metric, all_metrics, all_numbers, joined
 from cliploc.evaluate.tasks import paired, report, tables, task, worker
-from cliploc.evaluate.tasks.judges import JudgedMaps, Judges, MapsToJudge
+from cliploc.evaluate.tasks.measuring import MapsToMeasure, MeasuredMaps, MeasuringPool
 from cliploc.evaluate.tasks.rows import box_columns
 from cliploc.find import heads, prepare, prompts
 from cliploc.methods import find, fitting, unfit_reason
@@ -26,7 +26,7 @@ from cliploc.towers import models
 from cliploc.values import WSOL_SIDE, Dataset, FloatArray, Sample
 
 TOP = 5  # predictions stored for each picture
-BYTES = 2**21  # of maps that are sent to a judge at once
+BYTES = 2**21  # of maps that are sent to a process at once
 
 
 def _shown(summary: Mapping[str, task.Summary], _: task.Manifest) -> dict[str, str]:
@@ -79,16 +79,16 @@ def run_benchmark(
     *,
     save_maps: bool = False,  # 200 kB for each sample and setting
     # processes that compare maps with boxes; None: one fewer than cores, at least one; 0: a thread of this process
-    judges: int | None = None,
+    workers: int | None = None,
     shard: int = plan.SHARD,  # samples that are computed and written together; rounded to whole batches
     **how: Unpack[task.How],
 ) -> task.BenchmarkResult:
     """Benchmarks every setting on a dataset; the reporter gets two phases, "benchmark" and "summary"."""
-    pool = Judges(max(1, (os.cpu_count() or 2) - 1) if judges is None else judges)
-    judge_of = partial(BoxJudge, task.class_entries(dataset), pool, out / "maps" if save_maps else None)
+    pool = MeasuringPool(max(1, (os.cpu_count() or 2) - 1) if workers is None else workers)
+    evaluator_of = partial(BoxEvaluator, task.class_entries(dataset), pool, out / "maps" if save_maps else None)
     size = plan.shard_size(setups[0].options.batch_size, shard)  # all have the same batch size
     return task.run_task(
-        TASK, judge_of, dataset, setups, settings, out,
+        TASK, evaluator_of, dataset, setups, settings, out,
         entries={"save_maps": save_maps}, folders=["maps"] if save_maps else [], shard_size=size, **how,
     )  # fmt: skip
 
@@ -107,36 +107,36 @@ def unfit_for_setup(setup: plan.ModelSetup, method: str) -> str | None:
     return None if reason is None else f"{reason}: use one of {', '.join(fitting(model, trained, guided))}"
 
 
-# ------------------------------------------------------------------------------------------------------------ the judge
+# -------------------------------------------------------------------------------------------------------- the evaluator
 @dataclass
-class _Judging:
-    """One sample by some methods; the judging of its maps may be unfinished."""
+class _Measuring:
+    """One sample by some methods; the measuring of its maps may be unfinished."""
 
     sample: Sample
     ids: list[str]  # of the settings
     failure: str = ""
     rows: list[store.Row] = field(default_factory=list)  # for each setting, the columns known so far
     embedding: FloatArray | None = None  # [D]
-    future: Future[list[JudgedMaps]] | None = None
+    future: Future[list[MeasuredMaps]] | None = None
     place: int = 0  # index in the future's results
 
     def outcome(self) -> worker.Outcome:
-        """Setting → columns, or why it failed; waits for the judges."""
+        """Setting → columns, or why it failed; waits for other processes."""
         judged = self.failure if self.future is None else self.future.result()[self.place]
         if isinstance(judged, str):
             return dict.fromkeys(self.ids, judged)
         return {name: {**row, **of_map} for name, row, of_map in zip(self.ids, self.rows, judged, strict=True)}
 
 
-class BoxJudge(worker.Judge):
-    """Makes boxes and predictions, batch by batch, while processes judge the maps of the batches before."""
+class BoxEvaluator(worker.Evaluator):
+    """Makes boxes and predictions, batch by batch, while processes measure the maps of the batches before."""
 
     def __init__(
         self,
         classes: Sequence[str],  # each as `cliploc.find.prompts.parse` takes it, such as "cat|kitten"
-        pool: Judges,
+        pool: MeasuringPool,
         maps: Path | None,  # folder to save score maps in; None to save none
-        *of_setup: Any,  # see `Judge`
+        *of_setup: Any,  # see `Evaluator`
     ) -> None:
         super().__init__(*of_setup)
         self._pool, self._folder = pool, maps
@@ -160,28 +160,30 @@ class BoxJudge(worker.Judge):
     def close(self) -> None:
         self._pool.close()
 
-    def stream(self, shards: Iterable[engine.Shard], reporter: Reporter) -> Generator[worker.JudgedShard, None, None]:
+    def stream(
+        self, shards: Iterable[engine.Shard], reporter: Reporter
+    ) -> Generator[worker.EvaluatedShard, None, None]:
         every, fed = tee(shards)
         notes: list[str] = []
         results = self._results(fed, [*self.methods], reporter, notes)
         try:
             for shard in every:
-                judging: list[_Judging] = []
+                measuring: list[_Measuring] = []
                 try:
-                    for one in self._judging(shard, results, [*self.methods]):
-                        judging.append(one)
+                    for one in self._measuring(shard, results, [*self.methods]):
+                        measuring.append(one)
                         reporter.images(1)
-                    self._predict(judging)
+                    self._predict(measuring)
                 except worker.FAILURES as error:
                     engine.failure_reason(error)  # raises the error if it is a bug
                     results.close()
-                    reporter.images(len(shard.samples) - len(judging))
+                    reporter.images(len(shard.samples) - len(measuring))
                     # A method failed, and so did all others in its forward pass: run each alone; only one is lost.
                     notes.clear()
-                    judging = [one for method in self.methods for one in self._alone(shard, method, reporter, notes)]
+                    measuring = [one for method in self.methods for one in self._alone(shard, method, reporter, notes)]
                     results = self._results(copy(every), [*self.methods], reporter, notes)
-                futures = [one.future for one in judging if one.future is not None]
-                yield worker.JudgedShard(partial(_outcomes, shard, judging), tuple(notes), futures)
+                futures = [one.future for one in measuring if one.future is not None]
+                yield worker.EvaluatedShard(partial(_outcomes, shard, measuring), tuple(notes), futures)
                 notes.clear()
         finally:
             results.close()
@@ -201,14 +203,14 @@ class BoxJudge(worker.Judge):
             ),
         )
 
-    def _judging(
+    def _measuring(
         self, shard: engine.Shard, results: Iterator[prepare.Result], methods: Sequence[str]
-    ) -> Generator[_Judging, None, None]:
-        """Takes a shard's results and sends their maps to the judges."""
-        jobs: list[tuple[_Judging, MapsToJudge]] = []
+    ) -> Generator[_Measuring, None, None]:
+        """Takes a shard's results and sends their maps to the processes."""
+        jobs: list[tuple[_Measuring, MapsToMeasure]] = []
         for sample, result in zip(shard.samples, results, strict=False):  # those of the shards after it follow
             assert result.id == sample.id, f"expected {sample.id}, got {result.id}"
-            one = _Judging(sample, [self._of[method].id for method in methods])
+            one = _Measuring(sample, [self._of[method].id for method in methods])
             if result.error is not None:
                 one.failure = str(result.error)
             else:
@@ -220,24 +222,24 @@ class BoxJudge(worker.Judge):
                 jobs.clear()
             yield one
 
-    def _alone(self, shard: engine.Shard, method: str, reporter: Reporter, notes: list[str]) -> list[_Judging]:
+    def _alone(self, shard: engine.Shard, method: str, reporter: Reporter, notes: list[str]) -> list[_Measuring]:
         """A shard by one method, which may be the one that failed."""
         of_method: list[str] = []
         results = self._results([shard], [method], reporter, of_method)
         try:
-            judging = list(self._judging(shard, results, [method]))
-            self._predict(judging)
+            measuring = list(self._measuring(shard, results, [method]))
+            self._predict(measuring)
             notes += of_method
-            return judging
+            return measuring
         except worker.FAILURES as error:
             reason, name = engine.failure_reason(error), self._of[method].id
             notes.append(f"{name} failed on the {len(shard.samples)} samples from {shard.samples[0].id} on: {reason}")
-            return [_Judging(sample, [name], reason) for sample in shard.samples]
+            return [_Measuring(sample, [name], reason) for sample in shard.samples]
         finally:
             results.close()
 
-    def _job(self, one: _Judging, result: prepare.Result, methods: Sequence[str]) -> MapsToJudge:
-        """The maps to judge of a sample; adds the columns that are known before."""
+    def _job(self, one: _Measuring, result: prepare.Result, methods: Sequence[str]) -> MapsToMeasure:
+        """The maps to measure of a sample; adds the columns that are known before."""
         sample, maps = one.sample, []
         one.embedding = next(iter(result.found.values())).embedding
         for method in methods:
@@ -258,11 +260,11 @@ class BoxJudge(worker.Judge):
         taus, folder = [float(self._rules[method].threshold) for method in methods], self._folder
         # `cliploc evaluate boxes --maps MAPS/SETTING` reads them.
         files = [] if folder is None else [folder / self._of[method].id / f"{sample.id}.npy" for method in methods]
-        return MapsToJudge(sample, np.stack(maps), taus, files)
+        return MapsToMeasure(sample, np.stack(maps), taus, files)
 
-    def _predict(self, judging: Sequence[_Judging]) -> None:
+    def _predict(self, measuring: Sequence[_Measuring]) -> None:
         """Adds each picture's best labels that the model knows and their cosines; the first of equal ones."""
-        done = [(one, one.embedding) for one in judging if one.embedding is not None]
+        done = [(one, one.embedding) for one in measuring if one.embedding is not None]
         if not done:
             return
         # The shard at once: the matrix product has the same shape also in a resumed run, so the same last bits.
@@ -274,10 +276,10 @@ class BoxJudge(worker.Judge):
                 row |= {"predictions": labels or None, "prediction_scores": values}
 
 
-def _outcomes(shard: engine.Shard, judging: Sequence[_Judging]) -> list[worker.Outcome]:
-    """The outcome of each sample of a shard, which may stand several times among those that are judged."""
+def _outcomes(shard: engine.Shard, measuring: Sequence[_Measuring]) -> list[worker.Outcome]:
+    """The outcome of each sample of a shard, which may stand several times among those that are measured."""
     merged: dict[str, worker.Outcome] = {sample.id: {} for sample in shard.samples}
-    for one in judging:
+    for one in measuring:
         merged[one.sample.id] |= one.outcome()
     return list(merged.values())
 

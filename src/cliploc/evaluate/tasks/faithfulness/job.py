@@ -26,7 +26,7 @@ from cliploc.evaluate.tasks.tables import (
     plot,
     to_markdown,
 )
-from cliploc.evaluate.tasks.worker import FAILURES, PictureJudge
+from cliploc.evaluate.tasks.worker import FAILURES, PictureEvaluator
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions, Options
 from cliploc.runs.engine import failure_reason
@@ -115,13 +115,13 @@ def run_faithfulness(
     **how: Unpack[task.How],
 ) -> task.BenchmarkResult:
     """Measures every setting on a dataset; see `run_benchmark`."""
-    judge_of = partial(FaithfulnessJudge, task.class_entries(dataset), metrics, options)
+    evaluator_of = partial(FaithfulnessEvaluator, task.class_entries(dataset), metrics, options)
     entries = {"metrics": list(metrics), **msgspec.to_builtins(Measures.of(metrics, options))}
-    return task.run_task(TASK, judge_of, dataset, setups, settings, out, entries=entries, shard_size=shard, **how)
+    return task.run_task(TASK, evaluator_of, dataset, setups, settings, out, entries=entries, shard_size=shard, **how)
 
 
-# ----------------------------------------------------------------------------------------------------------- the judge
-class FaithfulnessJudge(PictureJudge):
+# -------------------------------------------------------------------------------------------------------- the evaluator
+class FaithfulnessEvaluator(PictureEvaluator):
     """Measures maps with a `Faithfulness`."""
 
     def __init__(
@@ -143,7 +143,7 @@ class FaithfulnessJudge(PictureJudge):
     def maps(self, seen: SeenPicture, methods: Sequence[str], reporter: Reporter) -> Mapping[str, FloatArray]:
         return self._measurer.maps(seen, methods, reporter=reporter)
 
-    def judge(self, seen: SeenPicture, setting: Setting, heat: FloatArray, reporter: Reporter) -> Row:
+    def evaluate(self, seen: SeenPicture, setting: Setting, heat: FloatArray, reporter: Reporter) -> Row:
         others = self._measurer.others(seen, setting.method, reporter)
         measured = self._measurer.measure_map(seen, heat, others, reporter)
         return {

@@ -261,7 +261,7 @@ class Judged:
 
 
 class FaithfulnessMetric(ABC):
-    """A faithfulness metric: judges one map by numbers, and by the curves that they are computed from."""
+    """A faithfulness metric: measures one map by numbers, and by the curves that they are computed from."""
 
     name: ClassVar[str]  # as the registry has it
     position: ClassVar[int] = 100  # its place wherever metrics are listed

@@ -75,15 +75,15 @@ def run_presence(
     **how: Unpack[task.How],
 ) -> task.BenchmarkResult:
     """Asks every picture for the names chosen for it; see `run_benchmark`."""
-    judge_of = partial(PresenceJudge, task.class_entries(dataset))
-    return task.run_task(TASK, judge_of, dataset, setups, settings, out, shard_size=shard, **how)
+    evaluator_of = partial(PresenceEvaluator, task.class_entries(dataset))
+    return task.run_task(TASK, evaluator_of, dataset, setups, settings, out, shard_size=shard, **how)
 
 
-# ----------------------------------------------------------------------------------------------------------- the judge
-class PresenceJudge(worker.NameJudge):
+# -------------------------------------------------------------------------------------------------------- the evaluator
+class PresenceEvaluator(worker.NameEvaluator):
     """Compares what a localizer says of names with what is there."""
 
-    def judge(
+    def evaluate(
         self,
         seen: worker.Query,
         setting: plan.Setting,  # noqa: ARG002

@@ -18,7 +18,7 @@ from cliploc.evaluate import data, metrics
 from cliploc.evaluate.tasks import evaluate, paired, task
 from cliploc.evaluate.tasks.report import FILES, TaskRun, read_run, write_files
 from cliploc.evaluate.tasks.tables import Cell, Table, counted, numbers_csv, numbers_table, percent, to_markdown
-from cliploc.evaluate.tasks.worker import PictureJudge
+from cliploc.evaluate.tasks.worker import PictureEvaluator
 from cliploc.find.segmentation.protocol import Protocol
 from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.formats.voc import palette
@@ -94,15 +94,15 @@ def run_segmentation(
     """Benchmarks every setting on a segmentation set; see `run_benchmark`."""
     if save_maps and protocol.one_thing:
         raise UsageError(f"expected a set with label maps for --save-maps, got {dataset.name}: leave the option out")
-    judge_of = partial(LabelMapJudge, protocol, out / MAPS if save_maps else None)
+    evaluator_of = partial(LabelMapEvaluator, protocol, out / MAPS if save_maps else None)
     entries = {"protocol": protocol.describe(), **({"save_maps": True} if save_maps else {})}
     return task.run_task(
-        TASK, judge_of, dataset, setups, settings, out,
+        TASK, evaluator_of, dataset, setups, settings, out,
         entries=entries, folders=[MAPS] if save_maps else [], shard_size=shard, **how,
     )  # fmt: skip
 
 
-# ----------------------------------------------------------------------------------------------------------- the judge
+# -------------------------------------------------------------------------------------------------------- the evaluator
 @dataclass(frozen=True)
 class _Read:
     """A picture with its true label map."""
@@ -116,7 +116,7 @@ class _Read:
 _Labelled: TypeAlias = tuple[npt.NDArray[Any], float | None]
 
 
-class LabelMapJudge(PictureJudge):
+class LabelMapEvaluator(PictureEvaluator):
     """Compares a `Segmenter`'s label maps with true ones."""
 
     def __init__(self, protocol: Protocol, folder: Path | None, *of_setup: Any) -> None:
@@ -162,7 +162,7 @@ class LabelMapJudge(PictureJudge):
             labelled[name] = (heat > heat.mean()).astype(np.int16), precision
         return labelled
 
-    def judge(self, seen: _Read, setting: Setting, heat: _Labelled, reporter: Reporter) -> Row:  # noqa: ARG002
+    def evaluate(self, seen: _Read, setting: Setting, heat: _Labelled, reporter: Reporter) -> Row:  # noqa: ARG002
         labels, precision = heat
         pairs = metrics.pixel_pairs(seen.sample.id, labels, seen.truth, len(self.segmenter.protocol.classes))
         if self._folder is not None:
@@ -323,7 +323,7 @@ def evaluate_labels(
             return Problem("prediction", picture.id, str(error))
 
     metric = metrics.MeanIoU(len(classes))
-    for sample, pairs in evaluate.judged(samples, pairs_of, leave_out, reporter):
+    for sample, pairs in evaluate.measured(samples, pairs_of, leave_out, reporter):
         metric.restore(sample.id, pairs)
     if not len(metric):
         raise UsageError(f"none of {len(samples)} pictures could be evaluated: check {predictions}")

@@ -18,18 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import CliplocWarning, InputError
-from cliploc.evaluate.metrics import JudgedMap, judge_map
+from cliploc.evaluate.metrics import JudgedMap, measure_map
 from cliploc.images.reading import open_picture
 from cliploc.registry import import_modules, named_modules
 from cliploc.runs.store import Row
 from cliploc.values import WSOL_SIDE, FloatArray, Sample
 
-JudgedMaps: TypeAlias = list[Row] | str  # the columns of each map, or why there are none
+MeasuredMaps: TypeAlias = list[Row] | str  # the columns of each map, or why there are none
 
 
 @dataclass(frozen=True)
-class MapsToJudge:
-    """A job for a judge: one sample's maps, with the threshold and the file of each."""
+class MapsToMeasure:
+    """A job for a process: one sample's maps, with the threshold and the file of each."""
 
     sample: Sample
     maps: FloatArray  # [S, 224, 224]
@@ -37,9 +37,9 @@ class MapsToJudge:
     files: list[Path]  # that the maps are saved in; empty to save none
 
 
-def judge_maps(jobs: Sequence[MapsToJudge]) -> list[JudgedMaps]:
-    """Saves and judges the maps of each job."""
-    results: list[JudgedMaps] = []
+def measure_maps(jobs: Sequence[MapsToMeasure]) -> list[MeasuredMaps]:
+    """Saves and measures the maps of each job."""
+    results: list[MeasuredMaps] = []
     for job in jobs:
         for heat, path in zip(job.maps, job.files, strict=False):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,13 +48,13 @@ def judge_maps(jobs: Sequence[MapsToJudge]) -> list[JudgedMaps]:
             np.save(content, heat.astype(np.float64))
             path.write_bytes(content.getbuffer())
         try:
-            results.append(judge_sample(job.sample, job.maps, job.thresholds))
+            results.append(measure_sample(job.sample, job.maps, job.thresholds))
         except InputError as error:
             results.append(str(error))
     return results
 
 
-def judge_sample(
+def measure_sample(
     sample: Sample,
     maps: FloatArray,  # [S, 224, 224] in 0–1 over the picture
     thresholds: Sequence[float],  # τ of each
@@ -66,7 +66,7 @@ def judge_sample(
     return [
         row
         for heat, tau in zip(maps, thresholds, strict=True)
-        for row in judge_map(JudgedMap(sample.id, heat, sample.boxes_xyxy, sample.size_wh, mask, ignore), [tau])
+        for row in measure_map(JudgedMap(sample.id, heat, sample.boxes_xyxy, sample.size_wh, mask, ignore), [tau])
     ]
 
 
@@ -85,15 +85,15 @@ def _mask(path: Path) -> npt.NDArray[np.bool_]:
     return grey[np.ix_(y, x)] > 0
 
 
-class Judges:
-    """A pool of judges, which starts with the first job; with a count of 0, a thread of this process judges."""
+class MeasuringPool:
+    """A pool of processes, which starts with the first job; with a count of 0, a thread of this process measures."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._pool: Executor | None = None
 
-    def submit(self, jobs: Sequence[MapsToJudge]) -> Future[list[JudgedMaps]]:
-        """Has jobs judged; several at once, as each sending makes the thread of the model wait."""
+    def submit(self, jobs: Sequence[MapsToMeasure]) -> Future[list[MeasuredMaps]]:
+        """Has jobs done; several at once, as each sending makes the thread of the model wait."""
         if self._pool is None:
             spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
             self._pool = (
@@ -101,7 +101,7 @@ class Judges:
                 if self._count
                 else ThreadPoolExecutor(1)
             )
-        return self._pool.submit(judge_maps, jobs)
+        return self._pool.submit(measure_maps, jobs)
 
     def close(self) -> None:
         """Ends the processes."""
@@ -110,11 +110,11 @@ class Judges:
             self._pool = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Judges, (self._count,)  # another machine starts its own
+        return MeasuringPool, (self._count,)  # another machine starts its own
 
 
 def _start(modules: Sequence[str]) -> None:
-    """A judging process: one thread, ignores Ctrl-C, ends with its parent process."""
+    """A process of the pool: one thread, ignores Ctrl-C, ends with its parent process."""
     cv2.setNumThreads(1)  # as many processes as cores
     warnings.simplefilter("ignore", CliplocWarning)  # the parent process has shown it
     import_modules(modules)
