@@ -216,10 +216,9 @@ def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about:
                     f"{FOLDS - 1} of {FOLDS} folds: {WITH_AND_WITHOUT}"
                 )
         folds.append(fit_calibration([others], [1.0], models, about))
+    fitted = fit_calibration([Examples.together(pictures)], [1.0], models, about)
     return Calibrated(
-        replace(
-            fit_calibration([Examples.together(pictures)], [1.0], models, about), lifts=before.lifts
-        ),  # as in the examples
+        replace(fitted, lifts=before.lifts),  # as in the examples
         Reliability.of(pictures, [before] * len(pictures)),
         Reliability.of(pictures, [folds[i % FOLDS] for i in range(len(pictures))]),
         len(pictures),

@@ -189,19 +189,18 @@ def observe(now: View, plain: View, names: int) -> Observation:
 class Sample:
     """The pictures of a folder that were reviewed in random order, and those that nobody has reviewed."""
 
-    def __init__(self, observations: Mapping[str, Observation], order: Sequence[str] | None = None) -> None:
+    def __init__(self, pictures: Mapping[str, Observation], order: Sequence[str] | None = None) -> None:
         """Of these pictures. `seen`: with drafts as others have them, not those of before something was taught."""
-        order = sorted(observations, key=order_of) if order is None else order
-        now = {one.drawn for one in observations.values() if not one.reviewed}
-        fresh = [name for name in order if not observations[name].reviewed or observations[name].drawn in now]
+        order = sorted(pictures, key=order_of) if order is None else order
+        now = {one.drawn for one in pictures.values() if not one.reviewed}
+        fresh = [name for name in order if not pictures[name].reviewed or pictures[name].drawn in now]
         self.seen, self.counted = (
-            [observations[name] for name in takewhile(lambda name: observations[name].reviewed, some)]
+            [pictures[name] for name in takewhile(lambda name: pictures[name].reviewed, some)]
             for some in (fresh, order)
         )
-        self.known = [
-            observations[name] for name in order[len(self.counted) :] if observations[name].reviewed
-        ]  # in another order
-        self.rest = [one for one in observations.values() if not one.reviewed]
+        # Those that were reviewed in another order.
+        self.known = [pictures[name] for name in order[len(self.counted) :] if pictures[name].reviewed]
+        self.rest = [one for one in pictures.values() if not one.reviewed]
 
     def counts(self, names: Sequence[str]) -> dict[str, NameCount]:
         """How many things of each name there are, and in how many pictures; of none where too little is known."""

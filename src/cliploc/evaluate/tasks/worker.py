@@ -177,23 +177,18 @@ class EvaluationWorker:
 
     def describe(self) -> list[dict[str, Any]]:
         """For each setting everything that its numbers depend on, as values for JSON."""
-        by_id = {
-            setting.id: evaluator.describe(setting) for evaluator in self.evaluators for setting in evaluator.settings
-        }
+        by_id = {setting.id: one.describe(setting) for one in self.evaluators for setting in one.settings}
         return [by_id[setting.id] for setting in self._settings]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks on the names that models do not know."""
-        return tuple(dict.fromkeys(evaluator.note for evaluator in self.evaluators if evaluator.note))
+        return tuple(dict.fromkeys(one.note for one in self.evaluators if one.note))
 
     def stream(self, shards: Iterable[engine.Shard], reporter: Reporter = SILENT) -> Generator[engine.Part, None, None]:
         first, *copies = tee(picture_files.digested(shards), 1 + len(self.evaluators))
         fed = [(shard for shard, _ in copy) for copy in copies]
-        streams = [
-            evaluator.stream(of_evaluator, reporter)
-            for evaluator, of_evaluator in zip(self.evaluators, fed, strict=True)
-        ]
+        streams = [one.stream(of_one, reporter) for one, of_one in zip(self.evaluators, fed, strict=True)]
         waiting: deque[tuple[int, list[store.Row], list[EvaluatedShard]]] = deque()
         try:
             for shard, digests in first:

@@ -374,20 +374,17 @@ class _Check:
         text[[name in self._unknown for name in self._texts]] = np.nan
         names_of = np.concatenate([*given, np.full(sum(drafts), wrong_labels.DRAFT)])
         features = np.concatenate([every.features, every.of_drafts])
-        names = wrong_labels.wrong_names(
-            features, text, sizes, names_of, numbers, float(self._localizer.backbone.logit_scale)
-        )
+        scale = float(self._localizer.backbone.logit_scale)
+        names = wrong_labels.wrong_names(features, text, sizes, names_of, numbers, scale)
         of_moved = np.repeat(range(len(of)), [len(each.moved) for each in of])
-        placed = wrong_labels.wrong_places(
-            every.edges.astype(float), numbers[:total], every.moved.astype(float), of_moved
-        )
+        edges, moved = every.edges.astype(float), every.moved.astype(float)
+        placed = wrong_labels.wrong_places(edges, numbers[:total], moved, of_moved)
         same = ((_known(chance if self._of_boxes else np.nan), one.boxes[one.readable[first]].id)
                 for one, labels in zip(pictures, given, strict=True)
                 for chance, first in doubles(one.xyxy, labels))  # fmt: skip
         facts = zip(*map(wrong_labels.compare, (each.drafts.astype(float) for each in of), boxes, given), strict=True)
-        absent = wrong_labels.missing_labels(
-            names.logits[total:], every.drafts.astype(float), *map(np.concatenate, facts)
-        )
+        logits, found = names.logits[total:], every.drafts.astype(float)
+        absent = wrong_labels.missing_labels(logits, found, *map(np.concatenate, facts))
         likelier = (self._names[i] if len(self._names) > 1 else "" for i in names.likelier)
         rows = zip(likelier, names.chance, placed, same, strict=False)  # names: also those of drafts
         judged = ((name, _known(wrong), _known(at), *twice) for name, wrong, at, twice in rows)
