@@ -435,7 +435,7 @@ def test_a_photo_that_cannot_be_drawn_does_not_lose_the_others(tmp_path, monkeyp
     monkeypatch.setattr(overlay, "draw_overlay", fails_on_the_first)
     result = cliploc_("localize", CAT, COFFEE, "-p", "cat", "--min-presence", "0", "--out", tmp_path, *FAST)
     assert result.code == 1
-    line = f"{CAT}: its overlay could not be drawn (OSError: encoder error -2); its boxes are kept"
+    line = f"{CAT}: its overlay could not be drawn (OSError: encoder error -2); its results are kept"
     assert result.err.splitlines()[0] == f"failed: {line}"
     document = json.loads((tmp_path / "results.json").read_text())
     assert [picture.get("overlay") for picture in document["pictures"]] == [None, "coffee_overlay.jpg"]

@@ -71,9 +71,13 @@ def compare(flags: CompareFlags, options: Options) -> int:
         run.count(reporter, "compare")
         requests = [Request(number, path, names) for number, path in enumerate(run.paths)]
         silent = replace(reporter, failed=lambda *_: None)  # failures are reported once for all models
+        fitting = {
+            label: {name: chosen for name, chosen in of_methods.items() if name not in missing}
+            for label, missing in missing_of.items()
+        }
         streams = [
-            stack.enter_context(closing(localizer.run(requests, _fitting(of_methods, missing), reporter=silent)))
-            for localizer, missing in zip(models.values(), missing_of.values(), strict=True)
+            stack.enter_context(closing(models[label].run(requests, chosen, reporter=silent)))
+            for label, chosen in fitting.items()
         ]
         try:
             for path, *results in zip(run.paths, *streams, strict=True):
@@ -84,7 +88,6 @@ def compare(flags: CompareFlags, options: Options) -> int:
                 compared = [ModelResults(label, one.found, missing) for (label, missing), one in found]
                 _take(run, path, compared, titles, flags)
         finally:  # also when interrupted: what is done is not lost
-            fitting = {label: _fitting(of_methods, missing) for label, missing in missing_of.items()}
             run.keep({"names": names, "methods": titles, **_settings(models, fitting)})
     found_names = [name["found"] for record in run.records for result in record["results"] for name in result["names"]]
     return run.end(f", {sum(found_names)} of {len(found_names)} maps have boxes", "sheets")
@@ -107,8 +110,7 @@ def _take(run: PhotoRun, source: str, models: Sequence[Any], titles: Mapping[str
 
     record = compared_record(models, titles)
     name = run.names.of(source, "-compare", ".png" if flags.figures == "jpg" else f".{flags.figures}")
-    draw = partial(draw_comparison, models, titles, flags.colormap)
-    run.draw(source, record, "figure", name, draw, what="its sheet")
+    run.draw(source, record, "figure", name, partial(draw_comparison, models, titles, flags.colormap))
     run.done(source, record, rows())
 
 
@@ -148,10 +150,6 @@ def _unfit(localizer: cliploc.Localizer, methods: Mapping[str, Any], of_methods:
         (one, unfit_reason(methods[one], localizer.backbone, of_methods[one], trained, guided)) for one in methods
     )
     return {name: reason for name, reason in reasons if reason is not None}
-
-
-def _fitting(of_methods: OfMethods, missing: Mapping[str, str]) -> OfMethods:
-    return {name: options for name, options in of_methods.items() if name not in missing}
 
 
 def _settings(models: Mapping[str, cliploc.Localizer], fitting: Mapping[str, OfMethods]) -> dict[str, Any]:

@@ -57,14 +57,13 @@ def models(flags: ModelsFlags) -> int:
     from cliploc.towers import models as registry
 
     chosen = _chosen(registry, wanted := part.replace("/", "-"))
-    from cliploc.methods import fitting
-    from cliploc.methods import methods as saliency
+    from cliploc import methods as saliency
     from cliploc.towers import guides
 
     terminal = Terminal()
 
     def runs(model: Any) -> tuple[str, ...]:
-        return fitting(model, guided=True) if model.usable else ()
+        return saliency.fitting(model, guided=True) if model.usable else ()
 
     exact = [entry for entry in chosen if entry.name == wanted]
     if exact or len(chosen) == 1:
@@ -81,10 +80,10 @@ def models(flags: ModelsFlags) -> int:
     narrow = [(row[0], row[1], row[3], row[7]) for row in rows]
     terminal.listing(rows, narrow)
     terminal.data("")
-    legend = {f"methods of {kind}": [m.name for m in saliency if kind in m.towers] for kind in ("cnn", "vit")}
+    legend = {f"methods of {kind}": [m.name for m in saliency.methods if kind in m.towers] for kind in ("cnn", "vit")}
     for what, pooling in (("average", "global average"), ("attention", "attention")):
-        legend[f"not on {what}-pooled vits"] = [m.name for m in saliency if pooling not in m.poolings]
-    legend["only with --guide"] = [m.name for m in saliency if m.needs().guide]
+        legend[f"not on {what}-pooled vits"] = [m.name for m in saliency.methods if pooling not in m.poolings]
+    legend["only with --guide"] = [m.name for m in saliency.methods if m.needs().guide]
     terminal.data(grid([(title, " · ".join(names)) for title, names in legend.items()]))
     terminal.say("all about one: cliploc models NAME", style="dim")
     if part:

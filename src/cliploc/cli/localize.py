@@ -111,10 +111,10 @@ def _take(run: PhotoRun, result: cliploc.Localization, flags: LocalizeFlags, *, 
         draw = partial(overlay.draw_overlay if alone else overlay.sheet, result, colormap=flags.colormap)
         source, wh = result.source, result.image.size
         name = run.names.drawing(source, "_overlay", wh, flags.figures)
-        run.draw(source, record, "overlay", name, draw, what="its overlay")
+        run.draw(source, record, "overlay", name, draw)
         if masks:
             name = run.names.drawing(source, "_masks", wh, flags.figures)
-            run.draw(source, record, "masks", name, partial(draw, masks=True), what="its masks")
+            run.draw(source, record, "masks", name, partial(draw, masks=True))
             run.write_labels(source, record, result.label_map(), len(result.names))
         if flags.save_maps:  # a map for each name, for `cliploc evaluate boxes --maps FOLDER/maps/NAME`
             import numpy as np

@@ -10,7 +10,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, dataclass_transform, get_type_hints
+from typing import Annotated, Any, Literal, dataclass_transform, get_type_hints
 
 import typer
 from msgspec import Meta
@@ -20,11 +20,9 @@ from cliploc import options as core
 from cliploc.cli.commands import section
 from cliploc.images.exemplars import split_entries
 from cliploc.options import Group, Option, flags_of, option_of, text_of
+from cliploc.runs.engine import Engine, run_here
 from cliploc.support.imports import check_installed
 from cliploc.support.process import MAX_THREADS
-
-if TYPE_CHECKING:
-    from cliploc.runs.engine import Engine
 
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]  # pictures, epochs …: whatever a person counts
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # as numpy takes it
@@ -283,8 +281,6 @@ class EngineFlags(WithThreads):
     def parsed(self) -> Engine:
         """The engine that runs the shards."""
         if self.engine == "local":
-            from cliploc.runs.engine import run_here
-
             if self.address is not None:
                 raise UsageError("expected --address with --engine ray only: leave it out, or add --engine ray")
             return partial(run_here, threads=self.threads)

@@ -94,24 +94,14 @@ class PhotoRun:
         if not self.quiet and not self.terminal.one_screen:
             self.terminal.data(printable(f"{source}  failed"))
 
-    def draw(
-        self,
-        source: str,
-        record: dict[str, Any],
-        key: str,
-        name: str,
-        draw: Callable[[], Any],
-        *,
-        what: str,
-        rest: str = "its boxes are kept",
-    ) -> None:
+    def draw(self, source: str, record: dict[str, Any], key: str, name: str, draw: Callable[[], Any]) -> None:
         """Draws a file, which the record then names; if that fails, the results are kept and the run goes on."""
         assert self.folder is not None
         try:
             drawn = encoded(draw(), name)
         except Exception as error:  # whatever it is: the results of this and of the other photos stay
             reason = (str(error).splitlines() or [""])[0]
-            line = f"{source}: {what} could not be drawn ({type(error).__name__}: {reason}); {rest}"
+            line = f"{source}: its {key} could not be drawn ({type(error).__name__}: {reason}); its results are kept"
             self._failures.append((source, line))
             self.terminal.say(f"failed: {line}", style="red")
         else:

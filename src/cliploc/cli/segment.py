@@ -65,6 +65,7 @@ def segment(flags: SegmentFlags, options: Options, segmentation: SegmentationOpt
 
         protocol = protocol_for(names, background, segmentation)
         labels = [class_name.name for class_name in protocol.classes]
+        legend = label_legend(labels[1:])
         cli.use_threads(flags.threads)
         localizer, segmenter = _loaded(options, protocol)
         unknown = segmenter.unknown.values()
@@ -79,8 +80,10 @@ def segment(flags: SegmentFlags, options: Options, segmentation: SegmentationOpt
             _segment(run, segmenter, labels, reporter, rle=flags.rle or flags.as_json)
         finally:  # also when interrupted: what is done is not lost
             if run.folder is not None:
-                write(run.folder / LEGEND, json_text(label_legend(labels[1:])).encode())
-            run.keep({"names": names, "background": background, **_settings(localizer, segmenter)})
+                write(run.folder / LEGEND, json_text(legend).encode())
+            of_segmenter = {"protocol": protocol.describe(), "unknown": segmenter.unknown, **legend}
+            settings = {**settings_of(localizer), "cosines": localizer.method.cosines, **of_segmenter}
+            run.keep({"names": names, "background": background, **settings})
     return run.end(written="label maps, segments")
 
 
@@ -128,20 +131,6 @@ def _segment(run: PhotoRun, segmenter: Any, names: Sequence[str], reporter: Repo
         if run.folder is not None:
             run.write_labels(source, record, labels.astype("uint16"), len(names) - 1)
             name = run.names.drawing(source, "_segments", picture.image.size)
-            draw = partial(draw_segments, picture.image, labels, names, how)
-            run.draw(source, record, "segments", name, draw, what="its segments", rest="its label map is kept")
+            run.draw(source, record, "segments", name, partial(draw_segments, picture.image, labels, names, how))
         counts = [(name["name"], name["share"]) for name in record["names"] if name["value"] or name["pixels"]]
         run.done(source, record, [(name, f"{100 * share:5.1f} %") for name, share in counts])
-
-
-def _settings(localizer: cliploc.Localizer, segmenter: Any) -> dict[str, Any]:
-    """The settings of the run, with the values that defaults stand for."""
-    from cliploc.draw.overlay import label_legend
-
-    return {
-        **settings_of(localizer),
-        "cosines": localizer.method.cosines,
-        "protocol": segmenter.protocol.describe(),
-        "unknown": segmenter.unknown,
-        "labels": label_legend([class_name.name for class_name in segmenter.protocol.classes[1:]])["labels"],
-    }
