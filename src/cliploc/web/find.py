@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
 from cliploc.find.prompts import TEMPLATE_SETS
@@ -69,9 +69,6 @@ def application(
         headers = {"Cache-Control": "private, no-store", "Content-Security-Policy": "sandbox; default-src 'none'"}
         return FileResponse(path, filename=path.name, headers=headers)
 
-    async def other_method(_: Request, __: Exception) -> Response:
-        return JSONResponse({"error": "expected another method, such as POST"}, 405)
-
     @asynccontextmanager
     async def sweeping(_: Starlette) -> AsyncIterator[None]:
         async def sweep() -> None:
@@ -95,7 +92,7 @@ def application(
         Route("/api/localize", answers.answering(answers.localize), methods=["POST"]),
         Route("/api/files", answers.answering(answers.files), methods=["POST"]),
     ]
-    app = Starlette(routes=routes, exception_handlers={404: unknown, 405: other_method}, lifespan=sweeping)
+    app = Starlette(routes=routes, exception_handlers={404: unknown, 405: unknown}, lifespan=sweeping)
     return Gate(app, hosts or Hosts(), auth=auth, max_body=MAX_JSON, max_upload=max_bytes + FORM_BYTES)
 
 

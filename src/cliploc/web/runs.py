@@ -15,9 +15,6 @@ T = TypeVar("T")
 Work = Callable[[Reporter], T]
 AT_ONCE = 2  # while one has the model, another's picture is read, or its boxes are cut: docs/studies/cost.md
 MAX_SECONDS = 300.0  # time limit of a run
-STOPPED = "Stopped, as you asked."
-ENDING = "The server is shutting down: try again when it is back."
-QUEUE_FULL = "Too many requests are waiting: try again in a minute."
 
 
 class StoppedError(UsageError):
@@ -56,7 +53,7 @@ class Run(Generic[T]):
 
     def _go_on(self, *_: object) -> None:
         if self._stopped:
-            raise StoppedError(STOPPED)
+            raise StoppedError("Stopped, as you asked.")
         if time.monotonic() > (self.began or 0) + self._seconds:
             limit = f"{self._seconds:g} seconds"
             raise StoppedError(f"It took longer than {limit}: ask for fewer names, or use a faster method.")
@@ -79,9 +76,9 @@ class Runs:
         run = Run(visitor, work, self._seconds)
         with self._lock:
             if self._ended:
-                raise StoppedError(ENDING)
+                raise StoppedError("The server is shutting down: try again when it is back.")
             if self._queue is not None and len(self._runs) >= self._queue + AT_ONCE:
-                raise RefusedError(503, QUEUE_FULL)
+                raise RefusedError(503, "Too many requests are waiting: try again in a minute.")
             self._runs.append(run)
             run.future = self._pool.submit(run.carry_out)
         run.future.add_done_callback(lambda _: self._runs.remove(run))

@@ -211,6 +211,7 @@ def asset_routes(templates: Templates, names: list[str]) -> list[Route]:
     return [giving(BASE, base), *(giving(name, templates.asset(name)) for name in names)]
 
 
-async def unknown(_: Request, __: Exception) -> Response:
-    """The answer for an address that a server does not have."""
-    return JSONResponse({"error": "There is no such address here."}, 404)
+async def unknown(_: Request, error: Any) -> Response:
+    """The answer for an address that a server does not have, or not by this method."""
+    text = "There is no such address here." if error.status_code == 404 else "expected another method, such as POST"
+    return JSONResponse({"error": text}, error.status_code)

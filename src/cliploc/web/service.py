@@ -295,7 +295,9 @@ class Service:
             found[settings.method or ""] = next(by_recipe.stream([picture], settings.prompts, **how))
         if by_name is not None:
             found |= next(by_name.compare([picture], settings.prompts, of_methods, **how))
-        image = smaller(picture.image, PAGE_SIDE)
+        image, size = picture.image, fit_within(picture.image.size, PAGE_SIDE)
+        if size != image.size:
+            image = image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
         results = {method: replace(result, image=image) for method, result in found.items()}
         defaults = {method: self.defaults(settings, method) for method in results}
         closed = frozenset(method for method, head in offer.heads.items() if read_config(head).kind == "closed")
@@ -322,11 +324,3 @@ def title_of(method: str, result: Localization) -> str:
     """The title on the page of a method, or of the recipe that ran instead."""
     recipe = recipe_in(method)
     return find(method).title if recipe is None else f"{result.method}, recipe {recipe}"
-
-
-def smaller(image: Image.Image, side: int) -> Image.Image:
-    """A copy of a picture of at most this side; the picture itself where it is no larger."""
-    size = fit_within(image.size, side)
-    if size == image.size:
-        return image
-    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)

@@ -39,13 +39,11 @@ from cliploc.web.uploads import MAX_AGE, Store
 
 EVERY = 0.5  # seconds between two status lines
 LOOK_BYTES = 128 * 2**20  # of all visitors' last results; a search for 120 heatmaps has 49 MB of them
-NO_PICTURE = "expected a picture, got none: send a file, or the id of one, as picture"
 STREAMED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy must not hold lines back
 PICTURES = ("picture", "exemplar")  # the fields that hold a picture, or the id of one
 VISITOR = re.compile("[0-9a-f]{32}")  # the page's name for itself, which nobody can guess
 MOST_FIELDS = 40
 MOST_FIELD_BYTES = 40_000  # of a field that is no file
-NO_VISITOR = "expected visitor as 32 hexadecimal digits: reload the page"
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Answer = dict[str, Any]
@@ -123,7 +121,7 @@ class Answers:
         """Reads a question, and starts its work."""
         question = await _question_in(request, self._store)
         if question.picture is None and not question.visitor:
-            raise RefusedError(422, NO_PICTURE)
+            raise RefusedError(422, "expected a picture, got none: send a file, or the id of one, as picture")
         if question.picture is not None:
             await self._loaded(question.settings)
 
@@ -262,7 +260,7 @@ def _question(fields: dict[str, Any], store: Store) -> Question:
         pictures[field] = sent
     visitor = fields.pop("visitor", "")
     if visitor != "" and not (isinstance(visitor, str) and VISITOR.fullmatch(visitor)):
-        raise RefusedError(422, NO_VISITOR)
+        raise RefusedError(422, "expected visitor as 32 hexadecimal digits: reload the page")
     settings = from_mapping(fields)  # before a file is stored
     ids = {
         field: sent if isinstance(sent, str) else store.keep(sent.file, sent.filename or "")
