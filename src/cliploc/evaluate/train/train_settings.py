@@ -69,10 +69,7 @@ class TrainSettings(TrainOptions):
     """The settings of a training; what is None becomes the method's default for this kind of head."""
 
     method: Literal["ts_cam", "lctr"] = option(group="training", help="The method.")
-    kind: Literal["closed", "open"] = option(
-        group="training",
-        help="Train for any name, or for these classes only.",
-    )
+    kind: Literal["closed", "open"] = option(group="training", help="Train for any name, or for these classes only.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

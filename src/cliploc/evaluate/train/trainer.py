@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -414,7 +413,8 @@ def train(
     reporter.start((settings.epochs - len(run.history)) * len(parts.train), settings.epochs * len(parts.train))
     while len(run.history) < settings.epochs and not run.out_of_patience:
         epoch = run.epoch(reporter)
-        write_history(folder, run.history)  # before the checkpoint: a kill between the two repeats the epoch
+        rows = [asdict(one) for one in run.history]  # before the checkpoint: a kill between the two repeats the epoch
+        write_output(folder / "history.csv", csv_text([*rows[0]], rows).encode(), "--out")
         run.save(checkpoint, digest)
         reporter.note(epoch.line(settings.epochs))
 
@@ -486,7 +486,11 @@ class _Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.zero_grad()
-            sums += self._backward(batch, which)
+            logits, target = self._logits(batch.tolist(), which, self.train_columns)
+            batch_loss = F.cross_entropy(logits, target)
+            batch_loss.backward()  # type: ignore[no-untyped-call]
+            hits = (logits.argmax(dim=1) == target).sum()
+            sums += torch.stack([batch_loss.detach().double() * len(batch), hits.double()])
             self.optimizer.step()
             reporter.images(len(batch))
         loss, right = (sums / len(order)).tolist()
@@ -499,14 +503,6 @@ class _Training:
             self.best_epoch = number + 1
             self.best_weights = {name: t.detach().cpu().clone() for name, t in self.head.state_dict().items()}
         return self.history[-1]
-
-    def _backward(self, batch: np.ndarray[Any, Any], which: int) -> Tensor:
-        """Computes the gradients of a batch; returns summed loss and hits, float64."""
-        logits, target = self._logits(batch.tolist(), which, self.train_columns)
-        loss = F.cross_entropy(logits, target)
-        loss.backward()  # type: ignore[no-untyped-call]
-        right = (logits.argmax(dim=1) == target).sum()
-        return torch.stack([loss.detach().double() * len(batch), right.double()])
 
     def _logits(self, numbers: list[int], which: int, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[B, columns]` float32 and targets `[B]` among the columns."""
@@ -572,9 +568,3 @@ class _Training:
 
 def _under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
-
-
-def write_history(folder: Path, history: Sequence[Epoch]) -> None:
-    """Writes the table of epochs."""
-    rows = [asdict(epoch) for epoch in history]
-    write_output(folder / "history.csv", csv_text([*rows[0]], rows).encode(), "--out")
