@@ -11,7 +11,7 @@ from PIL import Image
 pytest.importorskip("pyarrow")
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data import LabelFile, LabelledDataset, open_labelled
+from cliploc.evaluate.data import LabelledDataset, label_file, open_labelled
 from cliploc.evaluate.metrics import MeanIoU, average_precision
 from cliploc.evaluate.tasks.page import write_report
 from cliploc.evaluate.tasks.segmentation.job import COLUMNS, evaluate_labels, run_segmentation
@@ -191,7 +191,7 @@ def test_label_maps_as_tools_save_them(mode, tmp_path):
             picture.putpalette([0, 0, 0, 128, 0, 0] * 128)  # labels of one colour
         picture.save(tmp_path / folder / "a.png")
     metric.update("a", labels, truth)
-    pictures = (LabelledPicture("a", tmp_path / "a.jpg", (0, 0), LabelFile(tmp_path / "truth/a.png")),)
+    pictures = (LabelledPicture("a", tmp_path / "a.jpg", (0, 0), label_file(tmp_path / "truth/a.png")),)
     classes = classes_of([f"class {number}" for number in range(16)])
     truths = LabelledDataset("own", tmp_path, "all", "report", classes, pictures, ())
     found = evaluate_labels(tmp_path / "predicted", truths)

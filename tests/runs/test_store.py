@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.data import LabelFile
+from cliploc.evaluate.data import label_file
 from cliploc.evaluate.tasks.faithfulness.job import FaithfulnessEvaluator
 from cliploc.evaluate.tasks.segmentation.job import COLUMNS, LabelMapEvaluator
 from cliploc.evaluate.tasks.worker import EvaluationWorker, PictureEvaluator
@@ -195,7 +195,7 @@ class NamedMaps(PictureEvaluator):
 
 
 def shard(index: int, *names: str) -> Shard:
-    pictures = (LabelledPicture(one, Path(one), (4, 3), LabelFile(Path(one))) for one in names)
+    pictures = (LabelledPicture(one, Path(one), (4, 3), label_file(Path(one))) for one in names)
     return Shard(index, tuple(pictures))
 
 

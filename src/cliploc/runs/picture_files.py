@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from PIL import Image
 
@@ -25,22 +25,13 @@ from cliploc.values import DatasetSplit, FloatArray, Sample
 Size = tuple[int, int]  # width and height
 
 
-class TrueLabels(Protocol):
+@dataclass(frozen=True)
+class TrueLabels:
     """Where the true label map of a picture comes from."""
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that it is read from, beside the picture's."""
-        ...
-
-    @property
-    def facts(self) -> list[Any]:
-        """What distinguishes it from another label map, as plain values without the dataset's folder."""
-        ...
-
-    def read(self) -> LabelMap:
-        """`[H, W]` labels; 255 for pixels that do not count."""
-        ...
+    read: Callable[[], LabelMap]  # `[H, W]` labels; 255 for pixels that do not count
+    facts: tuple[Any, ...]  # what distinguishes it from another label map, as plain values without the dataset's folder
+    files: tuple[Path, ...] = ()  # that it is read from, beside the picture's
 
 
 @dataclass(frozen=True)

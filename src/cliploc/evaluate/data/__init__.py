@@ -23,7 +23,7 @@ from cliploc.evaluate.data._base import (
     readers,
     subsets,
 )
-from cliploc.evaluate.data._labelled import LabelFile, check_map
+from cliploc.evaluate.data._labelled import check_map, label_file
 from cliploc.runs.picture_files import LabelledDataset, PromptedDataset
 from cliploc.support.files import user_path
 from cliploc.values import Dataset, Role

@@ -1,9 +1,10 @@
 """Pictures with a label map: a class for every pixel. Readers for segmentation give these."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
@@ -11,56 +12,37 @@ from cliploc.evaluate.data._base import Checker, by
 from cliploc.formats import Size
 from cliploc.images.reading import LabelMap, read_labels
 from cliploc.images.rle import Outline, draw
-from cliploc.runs.picture_files import LabelledPicture
+from cliploc.runs.picture_files import LabelledPicture, TrueLabels
 from cliploc.values import IGNORE
 
 
-@dataclass(frozen=True)
-class LabelFile:
-    """A label map in a picture file with one number per pixel."""
-
-    path: Path  # the file
-    # mmsegmentation's reduce_zero_label: 0 does not count, the others are one less, and 255 stays
-    reduce_zero_label: bool = False
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.path,)
-
-    @property
-    def facts(self) -> list[Any]:
-        return [self.path.name, self.reduce_zero_label]
-
-    def read(self) -> LabelMap:
-        labels = read_labels(self.path)
-        if not self.reduce_zero_label:
-            return labels
-        return np.where((labels == 0) | (labels == IGNORE), IGNORE, labels - 1).astype(np.int32)
+def label_file(path: Path, reduce_zero_label: bool = False) -> TrueLabels:
+    """A label map in a picture file with one number per pixel; the option as in mmsegmentation."""
+    return TrueLabels(partial(_read, path, reduce_zero_label), (path.name, reduce_zero_label), (path,))
 
 
-@dataclass(frozen=True)
-class Outlines:
-    """Polygons of things, as COCO annotates them; what no outline covers is label 0."""
-
-    size_wh: Size  # of the picture
-    # label and outlines of each thing; later ones are drawn over earlier ones
-    things: tuple[tuple[int, tuple[Outline, ...]], ...]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return ()
-
-    @property
-    def facts(self) -> list[Any]:
-        return [self.size_wh, self.things]
-
-    def read(self) -> LabelMap:
-        width, height = self.size_wh
-        labels = np.zeros((height, width), np.int32)
-        for label, outlines in self.things:
-            for outline in outlines:
-                labels[draw(outline, (height, width))] = label
+def _read(path: Path, reduce_zero_label: bool) -> LabelMap:
+    labels = read_labels(path)
+    if not reduce_zero_label:
         return labels
+    # 0 does not count, the others are one less, and 255 stays.
+    return np.where((labels == 0) | (labels == IGNORE), IGNORE, labels - 1).astype(np.int32)
+
+
+Things: TypeAlias = tuple[tuple[int, tuple[Outline, ...]], ...]  # label and outlines of each
+
+
+def outlines(size_wh: Size, things: Things) -> TrueLabels:
+    """Polygons in a picture, later ones drawn over earlier ones; what no outline covers is label 0."""
+    return TrueLabels(partial(_draw, size_wh, things), (size_wh, things))
+
+
+def _draw(size_wh: Size, things: Things) -> LabelMap:
+    labels = np.zeros(size_wh[::-1], np.int32)
+    for label, of_thing in things:
+        for outline in of_thing:
+            labels[draw(outline, labels.shape)] = label
+    return labels
 
 
 def check_map(checker: Checker, picture: LabelledPicture) -> LabelledPicture | None:
@@ -103,7 +85,7 @@ def pictures_with_maps(
             one,
             base / f"{folder}{one}{suffix}",
             (0, 0),
-            LabelFile(base / f"{folder_of_maps}{one}{suffix_of_map}", reduce_zero_label),
+            label_file(base / f"{folder_of_maps}{one}{suffix_of_map}", reduce_zero_label),
         )
         for one in sorted(ids)
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import _base as base
-from cliploc.evaluate.data._labelled import Outlines, pictures_with_maps
+from cliploc.evaluate.data._labelled import outlines, pictures_with_maps
 from cliploc.find.segmentation.protocol import class_list
 from cliploc.formats import coco
 from cliploc.images.rle import Outline, outlines_of
@@ -61,15 +61,15 @@ def _of_polygons(document: coco.Document, folder: Path, problems: base.Problems)
             problems.add("label mismatch", source, f"no category {thing.category_id} in the file: left out")
             continue
         try:
-            outlines = outlines_of(thing.segmentation, images[thing.image_id].size_wh or (0, 0))
+            shape = outlines_of(thing.segmentation, images[thing.image_id].size_wh or (0, 0))
         except ValueError as error:
             problems.add("broken mask", source, f"{error}: left out")
             continue
-        of_picture[thing.image_id].append((-(thing.area or 0), place, label_of[thing.category_id], outlines))
+        of_picture[thing.image_id].append((-(thing.area or 0), place, label_of[thing.category_id], shape))
     ids = base.picture_ids(image.file_name for image in images.values())
     pictures = []
     for image in sorted(images.values(), key=lambda image: coco.order(image.id)):
         size, name = image.size_wh or (0, 0), image.file_name
-        drawn = tuple((label, outlines) for _, _, label, outlines in sorted(of_picture[image.id]))
-        pictures.append(LabelledPicture(ids[name], folder / name, size, Outlines(size, drawn)))
+        drawn = tuple((label, shape) for _, _, label, shape in sorted(of_picture[image.id]))
+        pictures.append(LabelledPicture(ids[name], folder / name, size, outlines(size, drawn)))
     return pictures

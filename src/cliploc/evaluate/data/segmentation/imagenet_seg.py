@@ -2,53 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.data._base import Labelled, Problems, Split, labelled_reader
 from cliploc.find.prompts import imagenet_classes
 from cliploc.images.reading import LabelMap
-from cliploc.runs.picture_files import LabelledPicture
+from cliploc.runs.picture_files import LabelledPicture, TrueLabels
 from cliploc.support.imports import install, not_installed
 from cliploc.values import ClassName
 
 FILE = "gtsegs_ijcv.mat"
-
-
-@dataclass(frozen=True)
-class MatPicture:
-    """A picture in the file, and its true labels; calling it reads the picture."""
-
-    file: Path
-    index: int  # the picture's place in the file
-
-    def __call__(self) -> Image.Image:
-        """The picture, RGB."""
-        with _opened(self.file) as mat:
-            pixels = _array(mat, mat["value/img"][self.index, 0], 3)
-            return Image.fromarray(pixels.transpose(2, 1, 0).astype(np.uint8))  # MATLAB stores [3, W, H]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """None: the file holds all pictures."""
-        return ()
-
-    @property
-    def facts(self) -> list[Any]:
-        """Its place in the file, and the file's size."""
-        return [self.index, self.file.stat().st_size]
-
-    def read(self) -> LabelMap:
-        with _opened(self.file) as mat:
-            cell = mat[mat["value/gt"][self.index, 0]]
-            labels: LabelMap = _array(mat, cell[0, 0], 2).T.astype(np.int32)
-            return labels
 
 
 @contextmanager
@@ -67,13 +36,16 @@ def _opened(file: Path) -> Iterator[Any]:
         raise InputError(f"{file} cannot be read as {FILE} ({error}): download it again") from error
 
 
-def _array(mat: Any, reference: Any, dimensions: int) -> npt.NDArray[np.integer[Any]]:
-    """The integers of an array in the file."""
-    stored = mat[reference]
-    if stored.dtype.kind not in "uib" or len(stored.shape) != dimensions:
-        raise ValueError(f"expected integers in {dimensions} dimensions, got {stored.dtype} {list(stored.shape)}")
-    numbers: npt.NDArray[np.integer[Any]] = np.array(stored)
-    return numbers
+def _pixels(file: Path, index: int) -> Image.Image:
+    """The picture at a place of the file, RGB."""
+    with _opened(file) as mat:
+        return Image.fromarray(np.array(mat[mat["value/img"][index, 0]]).transpose(2, 1, 0))  # MATLAB stores [3, W, H]
+
+
+def _labels(file: Path, index: int) -> LabelMap:
+    with _opened(file) as mat:
+        cell = mat[mat["value/gt"][index, 0]]
+        return np.array(mat[cell[0, 0]]).T.astype(np.int32)
 
 
 @labelled_reader(
@@ -92,12 +64,12 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG00
     if not file.is_file():
         raise UsageError(f"expected {FILE} in {root}, found none: see the layout, cliploc datasets imagenet_seg")
     names = {class_name.wnid: class_name.entry for class_name in imagenet_classes()}
-    made = []
+    made, size = [], file.stat().st_size
     try:
         with _opened(file) as mat:
             pictures, targets = mat["value/img"], mat["value/target"]
             for index in range(pictures.shape[0]):
-                wnid = "".join(map(chr, _array(mat, targets[index, 0], 2).ravel().tolist()))
+                wnid = "".join(map(chr, np.array(mat[targets[index, 0]]).ravel().tolist()))
                 picture_id = f"{index:05d}_{wnid}"
                 if wnid not in names:
                     problems.add(
@@ -105,8 +77,9 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG00
                     )
                     continue
                 _, width, height = mat[pictures[index, 0]].shape
-                inside = MatPicture(file, index)
-                made.append(LabelledPicture(picture_id, file, (width, height), inside, names[wnid], inside))
+                truth = TrueLabels(partial(_labels, file, index), (index, size))
+                decode = partial(_pixels, file, index)
+                made.append(LabelledPicture(picture_id, file, (width, height), truth, names[wnid], decode))
     except InputError as error:
         raise UsageError(str(error)) from error
     return (ClassName("background", ("background",)), ClassName("thing", ("thing",))), made
