@@ -102,7 +102,7 @@ def test_the_numbers_are_those_of_evaluate_on_the_saved_maps_to_the_digit(root, 
         for threshold, suffix in ((numbers["threshold"], ""), (None, "_oracle")):
             found = evaluate_folder(
                 plain.out / "maps" / name, root / "metadata", threshold=threshold, predictions=predictions
-            ).document("wsoleval")
+            ).document
             for key in ("gt_known", "top1_loc", "top5_loc"):
                 assert numbers[key + suffix] == found[key], (name, key + suffix)
             shared = ("max_box_acc", "max_box_acc_iou30", "max_box_acc_iou50", "max_box_acc_iou70", "max_box_acc_v2")

@@ -195,19 +195,19 @@ def test_label_maps_as_tools_save_them(mode, tmp_path):
     classes = classes_of([f"class {number}" for number in range(16)])
     truths = LabelledDataset("own", tmp_path, "all", "report", classes, pictures, ())
     found = evaluate_labels(tmp_path / "predicted", truths)
-    assert found.problems == ()
-    assert found.numbers["miou"] == pytest.approx(100 * metric.compute().miou, abs=1e-9)
+    assert found.document["failed"] == []
+    assert found.document["miou"] == pytest.approx(100 * metric.compute().miou, abs=1e-9)
 
 
 def test_missing_and_wrong_label_maps_are_named(root, tmp_path):
     predicted(root, tmp_path / "labels")
     truth = open_labelled("coco_object", root)
     (tmp_path / "labels" / "000.png").unlink()
-    [missing] = evaluate_labels(tmp_path / "labels", truth).problems
-    assert (missing.kind, missing.source) == ("prediction", "000")
+    [missing] = evaluate_labels(tmp_path / "labels", truth).document["failed"]
+    assert (missing["kind"], missing["source"]) == ("prediction", "000")
     Image.new("RGB", labelled.SIZE).save(tmp_path / "labels" / "000.png")
-    [colours] = evaluate_labels(tmp_path / "labels", truth).problems
-    assert "expected a label map, one number per pixel, got an image of mode RGB" in colours.reason
+    [colours] = evaluate_labels(tmp_path / "labels", truth).document["failed"]
+    assert "expected a label map, one number per pixel, got an image of mode RGB" in colours["reason"]
     Image.new("L", (3, 3)).save(tmp_path / "labels" / "001.png")
     with pytest.raises(UsageError, match="none of 2 pictures could be evaluated"):
         evaluate_labels(tmp_path / "labels", truth)

@@ -152,7 +152,7 @@ def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_pa
     lines = {"image_ids": "", "class_labels": ",0", "image_sizes": ",451,300", "localization": f",{box}"}
     for name, values in lines.items():
         (metadata / f"{name}.txt").write_text(f"cat.jpg{values}\n")
-    numbers = evaluate_folder(out / "maps/cat", metadata, threshold=methods.get("cam").threshold).document("wsoleval")
+    numbers = evaluate_folder(out / "maps/cat", metadata, threshold=methods.get("cam").threshold).document
     assert numbers["gt_known"] == 100
     assert "map" not in document_of(*words)["pictures"][0]["names"][0]
 

@@ -1,7 +1,7 @@
 """What the commands of all tasks share: the flags of `benchmark`, its plan and its run; what `evaluate` prints."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -195,13 +195,13 @@ class MapsFlags(cli.WithJson):
     maps: Path = flag("Folder of score maps, <image_id>.npy: floats in 0-1.", metavar="DIR")
 
 
-def print_folder(result: Any, document: Mapping[str, Any], *, as_json: bool) -> int:
+def print_folder(result: Any, *, as_json: bool) -> int:
     """Prints the numbers of an `EvaluatedFolder`, how many pictures it has, and what was wrong with the others."""
     from cliploc.evaluate.tasks.tables import seven_digits
 
-    terminal = Terminal()
-    terminal.print_result(seven_digits(document), grid(result.lines()), as_json=as_json)
-    counts = ", ".join(f"{count} {kind} problem{'s' * (count > 1)}" for kind, count in result.counts().items())
-    done = f"{result.evaluated} of {result.images} pictures evaluated"
-    terminal.say(f"{done}{f'; {counts}' if counts else ''}", style="dim")
-    return output.SOME_FAILED if result.problems else output.DONE
+    terminal, document = Terminal(), result.document
+    terminal.print_result(seven_digits(document), grid(result.lines), as_json=as_json)
+    counts = (f"{count} {kind} problem{'s' * (count > 1)}" for kind, count in document["problems"].items())
+    done = f"{document['evaluated']} of {document['images']} pictures evaluated"
+    terminal.say("; ".join(filter(None, [done, ", ".join(counts)])), style="dim")
+    return output.SOME_FAILED if document["failed"] else output.DONE

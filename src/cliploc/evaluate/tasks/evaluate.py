@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -60,24 +60,17 @@ def measured(
             yield sample, outcome
 
 
-@dataclass(frozen=True)
-class EvaluatedFolder:
-    """What all results for a folder of maps have."""
+class EvaluatedFolder(NamedTuple):
+    """What an evaluation of a folder gives."""
 
-    images: int  # with ground truth
-    evaluated: int  # number of images that the numbers are of
-    problems: tuple[Problem, ...]  # everything that was left out
+    document: dict[str, Any]  # as `--json` prints it: shares in percent, None where there is no number
+    lines: list[tuple[str, ...]]  # a row for each number: title, value, 95 % interval, and a note
 
-    def counts(self) -> dict[str, int]:
-        """The number of problems of each kind."""
-        return dict(sorted(Counter(problem.kind for problem in self.problems).items()))
 
-    def left_out(self) -> dict[str, Any]:
-        """The problems, as `--json` prints them."""
-        return {
-            "problems": self.counts(),
-            "failed": [asdict(problem) for problem in self.problems],
-        }
+def left_out_entries(problems: Sequence[Problem]) -> dict[str, Any]:
+    """What was left out, as a document has it."""
+    counts = Counter(problem.kind for problem in problems)
+    return {"problems": dict(sorted(counts.items())), "failed": [asdict(problem) for problem in problems]}
 
 
 def lines_of(
@@ -101,33 +94,6 @@ def percents(*values: float) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------- score maps
-@dataclass(frozen=True)
-class FolderResult(EvaluatedFolder):
-    """The result for a folder of score maps."""
-
-    summaries: tuple[metrics.MetricSummary, ...]  # the summary of each metric
-
-    def document(self, convention: metrics.Convention) -> dict[str, Any]:
-        """The result as `cliploc evaluate boxes --json` prints it: shares in percent, None if there is no number."""
-        numbers, facts, per_class = metrics.joined(self.summaries)
-        return {
-            "schema_version": 1,
-            **numbers,
-            **facts,
-            "convention": convention,
-            "images": self.images,
-            "evaluated": self.evaluated,
-            "per_class": per_class,
-            **self.left_out(),
-        }
-
-    def lines(self) -> list[tuple[str, ...]]:
-        """A row for each number: name, percent, 95 % interval, and a note on its τ."""
-        notes = {key: score.note for summary in self.summaries for key, score in summary.scores.items()}
-        titles = {key: number.title for key, number in metrics.all_numbers().items()}
-        return lines_of(titles, metrics.joined(self.summaries)[0], percents, notes)
-
-
 def evaluate_folder(
     maps: str | Path,
     truth: str | Path | Dataset,
@@ -137,7 +103,7 @@ def evaluate_folder(
     predictions: str | Path | None = None,
     bootstrap: metrics.Bootstrap = metrics.DEFAULT,
     reporter: Reporter = SILENT,
-) -> FolderResult:
+) -> EvaluatedFolder:
     """Evaluates any tool's `<image_id>.npy` in 0–1 by WSOL metadata or a dataset; no threshold: the best of these."""
     leave_out, maps = LeftOut(reporter), folder_of("maps", maps)
     if isinstance(truth, DatasetSplit):
@@ -160,8 +126,13 @@ def evaluate_folder(
             metric.add(one.image_id, columns, one.label, ranked.get(one.image_id))
     if not evaluated:
         raise UsageError(f"none of {len(ids)} pictures could be evaluated: check {maps} and their true boxes")
-    summaries = tuple(metric.summarise(False, bootstrap) for metric in chosen)
-    return FolderResult(len(ids), evaluated, tuple(leave_out.problems), summaries)
+    summaries = [metric.summarise(False, bootstrap) for metric in chosen]
+    numbers, facts, per_class = metrics.joined(summaries)
+    notes = {key: score.note for summary in summaries for key, score in summary.scores.items()}  # on its τ
+    titles = {key: number.title for key, number in metrics.all_numbers().items()}
+    counts = {"images": len(ids), "evaluated": evaluated, "per_class": per_class}
+    document = {"schema_version": 1, **numbers, **facts, "convention": convention, **counts}
+    return EvaluatedFolder(document | left_out_entries(leave_out.problems), lines_of(titles, numbers, percents, notes))
 
 
 def _of_metadata(maps: Path, metadata: str | Path, leave_out: LeftOut) -> tuple[list[str], list[Truth]]:

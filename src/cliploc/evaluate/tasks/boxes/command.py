@@ -91,4 +91,4 @@ def evaluate(flags: EvaluateFlags) -> int:
             flags.maps, truth, convention=convention, threshold=flags.threshold,
             predictions=flags.predictions, reporter=reporter,
         )  # fmt: skip
-    return commands.print_folder(result, result.document(convention), as_json=flags.as_json)
+    return commands.print_folder(result, as_json=flags.as_json)

@@ -81,13 +81,11 @@ def evaluate(flags: EvaluateFlags, options: Options, protocol: FaithfulnessOptio
     chosen_metrics(names, with_method=False)  # refused before a model is loaded
     prompts.resolve_templates(options.templates)
     terminal = Terminal()
-    with (
-        terminal.progress(f"reading {flags.dataset}") as every,
-        terminal.first_failures(every) as reporter,
-    ):
+    with terminal.progress(f"reading {flags.dataset}") as every, terminal.first_failures(every) as reporter:
         opened = open_dataset(flags.dataset, flags.root, flags.split, **flags.chosen())
         result = evaluate_maps(flags.maps, opened, options, metrics=names, protocol=protocol, reporter=reporter)
-    summary = result.summary
-    terminal.print_result(result.document(), grid(result.lines()), as_json=flags.as_json)
-    terminal.say(f"{summary['evaluated']} of {summary['images']} pictures measured by {result.model}", style="dim")
+    [summary] = result.document["settings"].values()
+    terminal.print_result(result.document, grid(result.lines), as_json=flags.as_json)
+    measured = f"{summary['evaluated']} of {summary['images']} pictures measured by {result.document['model']}"
+    terminal.say(measured, style="dim")
     return output.SOME_FAILED if summary["failed"] else output.DONE

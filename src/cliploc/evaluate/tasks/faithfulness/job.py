@@ -1,7 +1,7 @@
 """`run_faithfulness` and its page: whether maps show what a model uses, resumable; see docs/faithfulness.md."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -12,7 +12,7 @@ import numpy as np
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.metrics import Bootstrap, checked_map, ratio
 from cliploc.evaluate.tasks import paired, task
-from cliploc.evaluate.tasks.evaluate import folder_of, lines_of, read_map
+from cliploc.evaluate.tasks.evaluate import EvaluatedFolder, folder_of, lines_of, read_map
 from cliploc.evaluate.tasks.faithfulness.measure import STEPS, Axis, Faithfulness, Number, SeenPicture
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
 from cliploc.evaluate.tasks.report import FILES, read_run, write_files
@@ -208,25 +208,6 @@ def mean_curve(curves: Sequence[Sequence[float | None]]) -> list[float | None]:
 
 
 # --------------------------------------------------------------------------------------------- maps made by other tools
-@dataclass(frozen=True)
-class MapsResult:
-    """The numbers of a folder of maps."""
-
-    summary: task.Summary  # as in a benchmark's summary.json, of one setting
-    measures: Measures
-    model: str  # that scored the pictures
-
-    def document(self) -> dict[str, Any]:
-        """The result as `cliploc evaluate faithfulness --json` prints it."""
-        protocol = asdict(self.measures.protocol)
-        return {"schema_version": VERSION, "model": self.model, "protocol": protocol, "settings": {MAPS: self.summary}}
-
-    def lines(self) -> list[tuple[str, ...]]:
-        """A row for each number: title, mean, 95 % interval."""
-        titles = {key: number.title for key, number in self.measures.numbers.items()}
-        return lines_of(titles, self.summary, lambda *values: "–".join(number_cell(value).text for value in values))
-
-
 def evaluate_maps(
     maps: str | Path,
     dataset: Dataset,
@@ -235,7 +216,7 @@ def evaluate_maps(
     metrics: Sequence[str],
     protocol: FaithfulnessOptions,
     reporter: Reporter = SILENT,
-) -> MapsResult:
+) -> EvaluatedFolder:
     """Measures any tool's `<sample id>.npy`, in 0–1 over the whole picture, of the name that `protocol` says."""
     maps = folder_of("maps", maps)
     chosen, entries = chosen_metrics(metrics, with_method=False), task.class_entries(dataset)
@@ -263,7 +244,10 @@ def evaluate_maps(
     summary = task.summed_up(rows, {MAPS: ValueTally([*measures.numbers])})[MAPS]
     if not summary["evaluated"]:
         raise UsageError(f"none of {len(rows)} pictures could be measured: {summary['failed'][0]['reason']}")
-    return MapsResult(summary, measures, localizer.backbone.name)
+    document = {"schema_version": VERSION, "model": localizer.backbone.name, "protocol": asdict(protocol)}
+    titles = {key: number.title for key, number in measures.numbers.items()}
+    lines = lines_of(titles, summary, lambda *values: "–".join(number_cell(value).text for value in values))
+    return EvaluatedFolder(document | {"settings": {MAPS: summary}}, lines)
 
 
 # ------------------------------------------------------------------------------------------------------------- the page

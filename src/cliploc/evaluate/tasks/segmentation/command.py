@@ -58,4 +58,4 @@ def evaluate(flags: EvaluateFlags) -> int:
     with terminal.progress("reading label maps") as every, terminal.first_failures(every) as reporter:
         truth = open_labelled(flags.dataset, flags.root, flags.split, **flags.chosen())
         result = evaluate_labels(flags.predictions, truth, reporter=reporter)
-    return commands.print_folder(result, result.document(), as_json=flags.as_json)
+    return commands.print_folder(result, as_json=flags.as_json)

@@ -284,25 +284,9 @@ def _percent(share: Any) -> float | None:
 
 
 # --------------------------------------------------------------------------------------- label maps made by other tools
-@dataclass(frozen=True)
-class LabelsResult(evaluate.EvaluatedFolder):
-    """The result for a folder of label maps."""
-
-    numbers: task.Summary  # see `numbers_of`
-
-    def document(self) -> dict[str, Any]:
-        """The result as `cliploc evaluate boxes --json` prints it: shares in percent, None if there is no number."""
-        counts = {"images": self.images, "evaluated": self.evaluated}
-        return {"schema_version": VERSION, **self.numbers, **counts, **self.left_out()}
-
-    def lines(self) -> list[tuple[str, ...]]:
-        """A row for each number: name, percent, 95 % interval."""
-        return evaluate.lines_of({key: title for key, (title, _) in NUMBERS.items()}, self.numbers, evaluate.percents)
-
-
 def evaluate_labels(
     predictions: str | Path, truth: data.LabelledDataset, *, reporter: Reporter = SILENT
-) -> LabelsResult:
+) -> evaluate.EvaluatedFolder:
     """Evaluates any tool's `<id>.png`, a label a pixel, against a set of true label maps."""
     leave_out, predictions = evaluate.LeftOut(reporter), evaluate.folder_of("label maps", predictions)
     classes, samples = truth.classes, truth.samples
@@ -328,7 +312,10 @@ def evaluate_labels(
     if not len(metric):
         raise UsageError(f"none of {len(samples)} pictures could be evaluated: check {predictions}")
     numbers = numbers_of(metric.compute(), [class_name.name for class_name in classes])
-    return LabelsResult(len(samples), len(metric), tuple(leave_out.problems), numbers)
+    counts = {"images": len(samples), "evaluated": len(metric)}
+    document = {"schema_version": VERSION, **numbers, **counts, **evaluate.left_out_entries(leave_out.problems)}
+    titles = {key: title for key, (title, _) in NUMBERS.items()}
+    return evaluate.EvaluatedFolder(document, evaluate.lines_of(titles, numbers, evaluate.percents))
 
 
 # ------------------------------------------------------------------------------------------------------------- the page
