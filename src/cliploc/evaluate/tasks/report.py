@@ -19,7 +19,7 @@ from cliploc.evaluate.tasks.paired import Comparison
 from cliploc.images.reading import load
 from cliploc.runs.store import Row, manifest_of, open_run, rows_in
 from cliploc.support.files import locked, write_output
-from cliploc.values import Problem
+from cliploc.values import ClassName, Problem
 
 FILES = ("tables.csv", "tables.md", "report.html")
 TASKS = ("boxes", "segmentation", "faithfulness", "presence")
@@ -33,27 +33,13 @@ def heat_of(thumb: bytes) -> npt.NDArray[np.uint8]:
     return np.frombuffer(thumb, np.uint8).reshape(THUMB, THUMB)
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """A picture that a setting could not evaluate."""
-
-    sample: str
-    reason: str
-
-
-class ClassEntry(msgspec.Struct, frozen=True):
-    """A class in a manifest."""
-
-    name: str
-    wnid: str = ""
-
-
 class DatasetEntry(msgspec.Struct, frozen=True):
     """The dataset in a manifest."""
 
     name: str
     split: str
     samples: int
-    classes: list[ClassEntry]  # by label
+    classes: list[ClassName]  # by label
     root: str = "."
     role: str = ""  # "tune" or "report"
     subset: str | None = None
@@ -91,9 +77,10 @@ class SettingResult:
         return msgspec.convert(self.numbers.get("compared"), Comparison | None)
 
     @property
-    def failed(self) -> list[Failure]:
-        """Its failures."""
-        return msgspec.convert(self.numbers.get("failed", ()), list[Failure])
+    def failed(self) -> Sequence[Mapping[str, str]]:
+        """Its failures: the sample and the reason of each."""
+        failed: Sequence[Mapping[str, str]] = self.numbers.get("failed", ())
+        return failed
 
 
 @dataclass(frozen=True)
@@ -147,7 +134,9 @@ class TaskRun:
     def render(self, template: str, **values: Any) -> str:
         """The page; its end has problems of the dataset, failures of settings, and the manifest."""
         problems = self.dataset.problems
-        failures = [(each.id, failure.sample, failure.reason) for each in self.settings for failure in each.failed]
+        failures = [
+            (each.id, failure["sample"], failure["reason"]) for each in self.settings for failure in each.failed
+        ]
         hidden = ("classes", "reasons", "problems")
         data = {key: value for key, value in self.manifest["dataset"].items() if key not in hidden}
         return TEMPLATES.render(

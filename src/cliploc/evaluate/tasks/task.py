@@ -16,7 +16,6 @@ from cliploc.errors import CliplocError, UnknownNameError, UsageError
 from cliploc.evaluate.data import LabelledDataset, PromptedDataset, subsets
 from cliploc.evaluate.metrics import DEFAULT, Bootstrap
 from cliploc.evaluate.tasks import paired
-from cliploc.evaluate.tasks.report import Failure
 from cliploc.evaluate.tasks.rows import Columns, arrow, cells_of, place_of, table_of, write_parquet
 from cliploc.evaluate.tasks.tables import Best, Cell, number_cell, seven_digits, to_latex
 from cliploc.evaluate.tasks.worker import EvaluationWorker, EvaluatorOf
@@ -34,22 +33,6 @@ Summary = dict[str, Any]
 COUNTED = ("sample", "setting", "status", "reason")  # the columns that counting pictures needs
 EXPORTS = ("manifest.json", "summary.json", "rows.parquet", "tables.tex")  # what a run writes at its end
 OTHER_SAMPLES = "the set's pictures, their sizes or their truth are not those that it was computed with"
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """What every row has: a picture, a setting, and whether it was evaluated."""
-
-    sample: str
-    setting: str
-    status: str
-    reason: str | None = None
-    path: str | None = None
-    blake2b: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether it was evaluated."""
-        return self.status == "ok"
 
 
 class Tally:
@@ -115,8 +98,8 @@ class BenchmarkResult:
         """Sample → why it is not in the numbers, of all settings."""
         failed: dict[str, str] = {}
         for numbers in self.summary.values():
-            for failure in msgspec.convert(numbers["failed"], list[Failure]):
-                failed.setdefault(failure.sample, failure.reason)
+            for failure in numbers["failed"]:
+                failed.setdefault(failure["sample"], failure["reason"])
         return failed
 
     def document(self) -> dict[str, Any]:
@@ -232,17 +215,17 @@ def run_task(
 
         def save(part: Part) -> None:
             nonlocal done, left
-            samples, outcomes = shards[part.index].samples, msgspec.convert(part.content, list[Outcome])
-            digests = {outcome.sample: outcome.blake2b for outcome in outcomes}
+            samples, rows = shards[part.index].samples, part.content
+            digests = {row["sample"]: row["blake2b"] for row in rows}
             places = enumerate((sample.id for sample in samples), part.index * shard_size)
             with run.transaction():
-                _forget(run, shards[part.index], {outcome.setting for outcome in outcomes})
+                _forget(run, shards[part.index], {row["setting"] for row in rows})
                 run.insert("picture", [(place, name, digests[name], stamps[name]) for place, name in places])
-                run.insert("row", cells_of(part.content, of_rows))
+                run.insert("row", cells_of(rows, of_rows))
             done, left = done + 1, left - len(samples)
             notes.add(part.notes)
             # Each sample with its different reasons, for any number of settings.
-            failures = ((outcome.sample, outcome.reason) for outcome in outcomes if not outcome.ok)
+            failures = ((row["sample"], row["reason"]) for row in rows if row["status"] != "ok")
             for sample, reason in dict.fromkeys(failures):
                 reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
 
@@ -309,13 +292,13 @@ def summed_up(
     evaluated = dict.fromkeys(tallies, 0)
     image_of: dict[str, str] = {}
     for row in rows:
-        outcome = msgspec.convert(row, Outcome)
-        image_of[outcome.sample] = outcome.path or outcome.sample
-        if outcome.ok:
-            evaluated[outcome.setting] += 1
-            tallies[outcome.setting].add(row)
+        sample, setting = row["sample"], row["setting"]
+        image_of[sample] = row.get("path") or sample
+        if row["status"] == "ok":
+            evaluated[setting] += 1
+            tallies[setting].add(row)
         else:
-            failed[outcome.setting].append({"sample": outcome.sample, "reason": outcome.reason})
+            failed[setting].append({"sample": sample, "reason": row["reason"]})
     bootstrap = replace(bootstrap, image_of=image_of)
     per_picture = {name: values for name, tally in tallies.items() if (values := tally.per_picture()) is not None}
     compared = paired.compared(per_picture, bootstrap)
@@ -371,10 +354,8 @@ def _changed(run: store.Store, shard: Shard, stamps: Mapping[str, str]) -> list[
 # ---------------------------------------------------------------------------------------------------------- the dataset
 def dataset_entry(dataset: AnyDataset, selection: Mapping[str, Any]) -> dict[str, Any]:
     """A dataset's entry in a manifest, without its samples and what no number depends on."""
-    classes = [asdict(class_name) for class_name in dataset.classes]
-    return {
-        "name": dataset.name, "split": dataset.split, "role": dataset.role, **selection, "classes": classes
-    }  # fmt: skip
+    about = {"name": dataset.name, "split": dataset.split, "role": dataset.role}
+    return {**about, **selection, "classes": [asdict(class_name) for class_name in dataset.classes]}
 
 
 def samples_entry(dataset: AnyDataset) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from cliploc.draw.html import embedded
 from cliploc.draw.overlay import BOX_COLOUR, fit_within, paint_map
 from cliploc.evaluate import metrics
 from cliploc.evaluate.tasks import report, tables
-from cliploc.evaluate.tasks.report import TaskRun, heat_of
 from cliploc.evaluate.tasks.tables import Cell, percent
+from cliploc.runs.store import Row
 from cliploc.values import GOOD_IOU, rounded_below
 
 SIDE = 240  # longest side of a photograph in the page
@@ -52,18 +52,12 @@ KINDS: dict[str, Callable[[BoxRow], tuple[float, str]]] = {
 }
 
 
-class DrawnRow(msgspec.Struct, frozen=True):
-    """The columns of a row that are drawn."""
-
-    path: str
-    width: int
-    height: int
-    boxes: list[list[float]] | None
-    true_boxes: list[list[float]]
-    thumb: bytes
+DRAWN = ("path", "width", "height", "boxes", "true_boxes", "thumb")  # the columns of a row that are drawn
 
 
-def galleries(run: TaskRun, rows: Sequence[Sequence[BoxRow]], visible: bool) -> list[tuple[str, list[Captioned]]]:
+def galleries(
+    run: report.TaskRun, rows: Sequence[Sequence[BoxRow]], visible: bool
+) -> list[tuple[str, list[Captioned]]]:
     """The best setting's best, borderline and worst pictures, and those where the IoUs of settings differ most."""
     made = [
         (f"{kind}: {rows[0][0].setting}", drawn(run, [(row, run.classes[row.label]) for row in chosen], visible))
@@ -80,33 +74,34 @@ def galleries(run: TaskRun, rows: Sequence[Sequence[BoxRow]], visible: bool) -> 
     return made
 
 
-def drawn(run: TaskRun, rows: Iterable[tuple[BoxRow, str]], visible: bool) -> list[Captioned]:
+def drawn(run: report.TaskRun, rows: Iterable[tuple[BoxRow, str]], visible: bool) -> list[Captioned]:
     """These rows, each with the start of its caption; `visible`: with photographs."""
     chosen = list(rows)
-    stored = run.rows_of_samples(DrawnRow.__struct_fields__, {row.sample for row, _ in chosen})
+    stored = run.rows_of_samples(DRAWN, {row.sample for row, _ in chosen})
     pictures = []
     for row, title in chosen:
-        columns = msgspec.convert(stored[row.sample, row.setting], DrawnRow)
+        columns = stored[row.sample, row.setting]
         text = " · ".join(filter(None, [title, f"IoU {rounded_below(row.iou, GOOD_IOU)}", _prediction(run, row)]))
-        alt = f"{run.classes[row.label]} in {columns.path.rsplit('/', 1)[-1]}, {row.setting}: {text}"
+        alt = f"{run.classes[row.label]} in {columns['path'].rsplit('/', 1)[-1]}, {row.setting}: {text}"
         pictures.append((text, embedded(_picture(run, columns, visible), alt, quality=80)))
     return pictures
 
 
-def _prediction(run: TaskRun, row: BoxRow) -> str:
+def _prediction(run: report.TaskRun, row: BoxRow) -> str:
     """Words on the predicted class; none where nothing was predicted."""
     if not row.predictions:
         return ""
     return "class right" if row.predicts(row.label) else f"taken for {run.classes[row.predictions[0]]}"
 
 
-def _picture(run: TaskRun, row: DrawnRow, visible: bool) -> Image.Image:
-    size = fit_within((row.width, row.height), SIDE)
-    photograph = run.photograph(row.path, size) if visible else None
+def _picture(run: report.TaskRun, row: Row, visible: bool) -> Image.Image:
+    width, height = row["width"], row["height"]
+    size = fit_within((width, height), SIDE)
+    photograph = run.photograph(row["path"], size) if visible else None
     image = Image.new("RGB", size, GREY) if photograph is None else photograph.convert("RGB")
-    paint_map(image, heat_of(row.thumb))
-    scale, line = np.array(size * 2) / np.array([row.width, row.height] * 2), captions.line_width(size)
-    for boxes, colour, dash in ((row.boxes or (), BOX_COLOUR, 0), (row.true_boxes, TRUE_COLOUR, 4 * line)):
+    paint_map(image, report.heat_of(row["thumb"]))
+    scale, line = np.array(size * 2) / np.array([width, height] * 2), captions.line_width(size)
+    for boxes, colour, dash in ((row["boxes"] or (), BOX_COLOUR, 0), (row["true_boxes"], TRUE_COLOUR, 4 * line)):
         for box in boxes:
             captions.draw_box(image, captions.to_rectangle(box * scale, size), colour, line, dash=dash)
     return image

@@ -11,22 +11,9 @@ import numpy as np
 
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.metrics import Bootstrap, checked_map, ratio
-from cliploc.evaluate.tasks import paired, task
-from cliploc.evaluate.tasks.evaluate import EvaluatedFolder, folder_of, lines_of, read_map
+from cliploc.evaluate.tasks import evaluate, paired, report, tables, task, worker
 from cliploc.evaluate.tasks.faithfulness.measure import STEPS, Axis, Faithfulness, Number, SeenPicture
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
-from cliploc.evaluate.tasks.report import FILES, read_run, write_files
-from cliploc.evaluate.tasks.tables import (
-    Figure,
-    figure,
-    legend,
-    number_cell,
-    numbers_csv,
-    numbers_table,
-    plot,
-    to_markdown,
-)
-from cliploc.evaluate.tasks.worker import FAILURES, PictureEvaluator
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions, Options
 from cliploc.runs.engine import failure_reason
@@ -82,18 +69,10 @@ class Measures(msgspec.Struct, frozen=True):
         return {key: number for key, number in self.numbers.items() if number.visible}
 
 
-class MeasuredMap(msgspec.Struct, frozen=True):
-    """The columns of a row that the numbers need."""
-
-    sample: str
-    values: dict[str, float | None]
-    curves: dict[str, list[float | None]]
-
-
 TASK = task.BenchmarkTask(
     "faithfulness",
     VERSION,
-    FILES,
+    report.FILES,
     lambda: COLUMNS,
     lambda: NUMBER_COLUMNS,
     lambda _, run: ValueTally([*(numbers := Measures.in_(run).numbers)], next(iter(numbers.values())).best),
@@ -121,7 +100,7 @@ def run_faithfulness(
 
 
 # -------------------------------------------------------------------------------------------------------- the evaluator
-class FaithfulnessEvaluator(PictureEvaluator):
+class FaithfulnessEvaluator(worker.PictureEvaluator):
     """Measures maps with a `Faithfulness`."""
 
     def __init__(
@@ -161,17 +140,16 @@ class ValueTally(task.Tally):
 
     def __init__(self, numbers: Sequence[str], best: str = "") -> None:
         self._numbers, self._best = numbers, best  # whether low or high values of the first are best
-        self._rows: dict[str, MeasuredMap] = {}
+        self._rows: dict[str, Row] = {}
 
     def add(self, row: Row) -> None:
-        measured = msgspec.convert(row, MeasuredMap)
-        self._rows[measured.sample] = measured
+        self._rows[row["sample"]] = row
 
     def per_picture(self) -> paired.PerPicture | None:
         key, low = self._numbers[0], self._best == "low"
-        rows = [self._rows[sample] for sample in sorted(self._rows) if self._rows[sample].values.get(key) is not None]
-        values = np.array([row.values[key] for row in rows], np.float64)[:, None]
-        samples = [row.sample for row in rows]
+        known = {sample: self._rows[sample]["values"].get(key) for sample in sorted(self._rows)}
+        samples = [sample for sample, value in known.items() if value is not None]
+        values = np.array([known[sample] for sample in samples], np.float64)[:, None]
         return paired.PerPicture(key, samples, values, lambda means: means[:, 0], 1, low) if self._best else None
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> task.Summary:
@@ -181,7 +159,7 @@ class ValueTally(task.Tally):
         ends: dict[str, list[float]] = {}
         measured: dict[str, int] = {}
         for key in self._numbers:
-            known = {row.sample: value for row in rows if (value := row.values.get(key)) is not None}
+            known = {row["sample"]: value for row in rows if (value := row["values"].get(key)) is not None}
             numbers = np.array(list(known.values()), np.float64)
             means[key] = float(numbers.mean()) if known else None
             if (interval := bootstrap.of_mean(numbers, list(known))) is not None:
@@ -189,7 +167,7 @@ class ValueTally(task.Tally):
             if len(known) < len(rows):
                 measured[key] = len(known)
         curves: dict[str, list[Sequence[float | None]]] = {}
-        for name, curve in (curve for row in rows for curve in row.curves.items()):
+        for name, curve in (curve for row in rows for curve in row["curves"].items()):
             curves.setdefault(name, []).append(curve)
         return {
             **means,
@@ -216,9 +194,9 @@ def evaluate_maps(
     metrics: Sequence[str],
     protocol: FaithfulnessOptions,
     reporter: Reporter = SILENT,
-) -> EvaluatedFolder:
+) -> evaluate.EvaluatedFolder:
     """Measures any tool's `<sample id>.npy`, in 0–1 over the whole picture, of the name that `protocol` says."""
-    maps = folder_of("maps", maps)
+    maps = evaluate.folder_of("maps", maps)
     chosen, entries = chosen_metrics(metrics, with_method=False), task.class_entries(dataset)
     # No method runs here, and none is named: a name would have to fit the tower.
     localizer = Localizer(**options.but(resize="squash", method=None).changed())
@@ -230,11 +208,11 @@ def evaluate_maps(
     for sample in dataset.samples:
         row: Row = {"sample": sample.id, "setting": MAPS}
         try:
-            heat = checked_map(read_map(maps / f"{sample.id}.npy", "exact"), "exact")
+            heat = checked_map(evaluate.read_map(maps / f"{sample.id}.npy", "exact"), "exact")
             seen = measurer.see(sample.id, sample.path, entries[sample.label])
             measured = measurer.measure_map(seen, heat.astype(np.float32), reporter=quiet)
             row |= {"status": "ok", "values": measured.values, "curves": measured.curves}
-        except (InputError, *FAILURES) as error:
+        except (InputError, *worker.FAILURES) as error:
             reason = str(error) if isinstance(error, InputError) else f"{sample.id}: {failure_reason(error)}"
             row |= {"status": "failed", "reason": reason}
             reporter.failed(sample.id, InputError(reason))
@@ -246,8 +224,10 @@ def evaluate_maps(
         raise UsageError(f"none of {len(rows)} pictures could be measured: {summary['failed'][0]['reason']}")
     document = {"schema_version": VERSION, "model": localizer.backbone.name, "protocol": asdict(protocol)}
     titles = {key: number.title for key, number in measures.numbers.items()}
-    lines = lines_of(titles, summary, lambda *values: "–".join(number_cell(value).text for value in values))
-    return EvaluatedFolder(document | {"settings": {MAPS: summary}}, lines)
+    lines = evaluate.lines_of(
+        titles, summary, lambda *values: "–".join(tables.number_cell(value).text for value in values)
+    )
+    return evaluate.EvaluatedFolder(document | {"settings": {MAPS: summary}}, lines)
 
 
 # ------------------------------------------------------------------------------------------------------------- the page
@@ -265,10 +245,10 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:  
         value: float | None = numbers.get(first)
         return -value if value is not None and about.best == "low" else value
 
-    run = read_run(folder, best)
+    run = report.read_run(folder, best)
     title, measures = run.title("Faithfulness"), Measures.in_(run.manifest)
     numbers = {key: (number.title, number.about) for key, number in measures.numbers.items()}
-    table = numbers_table(run, numbers, {"evaluated": ("pictures", "")}, [NOTE])
+    table = tables.numbers_table(run, numbers, {"evaluated": ("pictures", "")}, [NOTE])
     of_protocol = {
         **({"steps": f"{measures.protocol.steps or STEPS}"} if {"deletion", "insertion"} & numbers.keys() else {}),
         "baseline": measures.protocol.baseline or "as published",
@@ -287,9 +267,9 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:  
         table=table,
         numbers=list(numbers.values()),
         curves=curves,
-        legend=legend((setting.index, setting.id) for setting in run.settings),
+        legend=tables.legend((setting.index, setting.id) for setting in run.settings),
     )
-    return write_files(folder, (numbers_csv(run, numbers, ()), to_markdown(title, [table]), page))
+    return report.write_files(folder, (tables.numbers_csv(run, numbers, ()), tables.to_markdown(title, [table]), page))
 
 
 def draw_curves(
@@ -299,13 +279,13 @@ def draw_curves(
     places: Sequence[float] = (),  # of the scores on it; none: at equal distances from 0 to 1
     score: str = "mean score",
     ends: tuple[float, float] | None = None,  # of the vertical axis; None: as the curves need
-) -> Figure:
+) -> tables.Figure:
     """Draws curves."""
 
     def draw(axes: Any) -> None:
         for index, line in enumerate(lines.values()):
             y = np.array(line, np.float64)
-            plot(axes, index, np.array(places) if len(places) else np.linspace(0, 1, len(y)), y)
+            tables.plot(axes, index, np.array(places) if len(places) else np.linspace(0, 1, len(y)), y)
         axes.set(xlim=(0, 1), xlabel=axis, ylabel=score)
         if ends is not None:
             margin = 0.02 * (ends[1] - ends[0])
@@ -316,4 +296,4 @@ def draw_curves(
         for label, line in lines.items()
         if line[0] is not None and line[-1] is not None
     )
-    return figure(draw, f"{title}. {text}", (5.8, 4.0))
+    return tables.figure(draw, f"{title}. {text}", (5.8, 4.0))

@@ -284,24 +284,12 @@ NEGATIVES = {
 }
 
 
-class Bin(msgspec.Struct, frozen=True):
-    """A range of scores in summary.json."""
-
-    boxes: int
-    score: float  # their mean
-    right: float  # the share that is right
-
-
 def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # noqa: ARG001 - it shows none
     """Writes report.html and the tables into a presence benchmark's folder; see `write_report`."""
     run = report.read_run(folder, lambda _, numbers: numbers.get("mcc"))
     title = run.title("Presence")
     table = tables.numbers_table(run, NUMBERS, {key: (key.replace("_", " "), about) for key, about in COUNTS.items()})
-    bins = {
-        setting.index: msgspec.convert(setting.numbers["reliability"], list[Bin])
-        for setting in run.settings
-        if setting.numbers.get("reliability")
-    }
+    bins = {one.index: of_one for one in run.settings if (of_one := one.numbers.get("reliability"))}
     text = "on the dashed line, a score is the chance that a box is right"
     page = run.render(
         "presence.html",
@@ -317,13 +305,13 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
     return report.write_files(folder, (csv, tables.to_markdown(title, [table]), page))
 
 
-def _reliability(bins_of: Mapping[int, Sequence[Bin]]) -> tables.Figure:
+def _reliability(bins_of: Mapping[int, Sequence[Mapping[str, float]]]) -> tables.Figure:
     """Draws the share of right boxes at each score, index of a setting → bins; on the diagonal, scores are chances."""
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=LIGHT.soft, linewidth=1, dashes=(4, 3))
         for index, bins in bins_of.items():
-            tables.plot(axes, index, [each.score for each in bins], [each.right for each in bins], marked=True)
+            tables.plot(axes, index, [one["score"] for one in bins], [one["right"] for one in bins], marked=True)
         axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="mean score of the boxes", ylabel="share that is right")
 
     return tables.figure(draw, "Reliability: score and share of right boxes", (5.8, 4.0))

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -15,10 +14,8 @@ from cliploc.draw.html import embedded
 from cliploc.draw.overlay import fit_within
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate import data, metrics
-from cliploc.evaluate.tasks import evaluate, paired, task
-from cliploc.evaluate.tasks.report import FILES, TaskRun, read_run, write_files
+from cliploc.evaluate.tasks import evaluate, paired, report, task, worker
 from cliploc.evaluate.tasks.tables import Cell, Table, counted, numbers_csv, numbers_table, percent, to_markdown
-from cliploc.evaluate.tasks.worker import PictureEvaluator
 from cliploc.find.segmentation.protocol import Protocol
 from cliploc.find.segmentation.segmenter import Segmenter
 from cliploc.formats.voc import palette
@@ -70,7 +67,7 @@ def _legend(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[str]:
 TASK = task.BenchmarkTask(
     "segmentation",
     VERSION,
-    FILES,
+    report.FILES,
     lambda: COLUMNS,
     lambda: NUMBER_COLUMNS,
     lambda setting, run: PixelTally([each["name"] for each in run["dataset"]["classes"]], setting["known_classes"]),
@@ -116,7 +113,7 @@ class _Read:
 _Labelled: TypeAlias = tuple[npt.NDArray[Any], float | None]
 
 
-class LabelMapEvaluator(PictureEvaluator):
+class LabelMapEvaluator(worker.PictureEvaluator):
     """Compares a `Segmenter`'s label maps with true ones."""
 
     def __init__(self, protocol: Protocol, folder: Path | None, *of_setup: Any) -> None:
@@ -190,16 +187,6 @@ def png(labels: npt.NDArray[Any]) -> bytes:
 
 
 # -------------------------------------------------------------------------------------------------------- the numbers
-class _Pairs(msgspec.Struct, frozen=True):
-    """The columns of a row that the numbers need."""
-
-    sample: str
-    true: list[int]
-    predicted: list[int]
-    pixels: list[int]
-    average_precision: float | None
-
-
 class PixelTally(task.Tally):
     """Counts the rows of one setting; `known` as in `numbers_of`."""
 
@@ -209,16 +196,15 @@ class PixelTally(task.Tally):
         self._pixels: dict[str, npt.NDArray[np.float64]] = {}  # sample → [2K] of intersections, and of unions
 
     def add(self, row: Row) -> None:
-        read = msgspec.convert(row, _Pairs)
-        true, predicted = np.array(read.true, np.int16), np.array(read.predicted, np.int16)
-        pixels = np.array(read.pixels, np.int64)
-        self._metric.restore(read.sample, metrics.PixelPairs(true, predicted, pixels))
+        true, predicted = np.array(row["true"], np.int16), np.array(row["predicted"], np.int16)
+        pixels = np.array(row["pixels"], np.int64)
+        self._metric.restore(row["sample"], metrics.PixelPairs(true, predicted, pixels))
         count, same, known = partial(np.bincount, minlength=len(self._names)), true == predicted, true >= 0
         common = count(true[same], pixels[same])
         either = count(predicted, pixels) + count(true[known], pixels[known]) - common
-        self._pixels[read.sample] = np.concatenate([common, either])
-        if read.average_precision is not None:
-            self._precisions.append(read.average_precision)
+        self._pixels[row["sample"]] = np.concatenate([common, either])
+        if row["average_precision"] is not None:
+            self._precisions.append(row["average_precision"])
 
     def per_picture(self) -> paired.PerPicture | None:
         def miou(means: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -325,28 +311,9 @@ SIDE = 240  # longer side in pixels of examples
 FACTS = ("short_side", "window", "stride", "logit_scale", "background_threshold", "area_threshold", "position_rule")
 
 
-class _Example(msgspec.Struct, frozen=True):
-    """The columns of a row that an example needs."""
-
-    path: str
-    preview: bytes
-    true_preview: bytes
-    width: int
-    height: int
-
-
-class _Confused(msgspec.Struct, frozen=True):
-    """Pixels of a class that are called another."""
-
-    true: int
-    predicted: int
-    pixels: int
-    share: float | None
-
-
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder; see `write_report`."""
-    run = read_run(folder, lambda _, numbers: numbers.get("miou"))
+    run = report.read_run(folder, lambda _, numbers: numbers.get("miou"))
     refinements = ("refinements", lambda setting: ", ".join(setting.about.get("refine") or []) or "–")
     counts, words = {"evaluated": ("pictures", "")}, {"steps": refinements}
     tables = [numbers_table(run, NUMBERS, counts, cell=percent, words=words)]
@@ -373,26 +340,23 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     )
     first, *others = NUMBERS
     csv = numbers_csv(run, [first], others, lambda setting: {"refine": " ".join(setting.about.get("refine") or [])})
-    return write_files(folder, (csv, to_markdown(title, tables), page))
+    return report.write_files(folder, (csv, to_markdown(title, tables), page))
 
 
-def _confusions(run: TaskRun) -> Table | None:
+def _confusions(run: report.TaskRun) -> Table | None:
     """The pairs of classes with the most wrong pixels, by the best setting."""
     for setting in run.settings:
-        if pairs := msgspec.convert(setting.numbers.get("confused") or [], list[_Confused]):
-            rows = [
-                [
-                    Cell(run.classes[pair.true]), Cell(run.classes[pair.predicted]), counted(pair.pixels),
-                    percent(pair.share),
-                ]
-                for pair in pairs
-            ]  # fmt: skip
+        if pairs := setting.numbers.get("confused"):
+            rows = []
+            for pair in pairs:
+                names = [Cell(run.classes[pair[key]]) for key in ("true", "predicted")]
+                rows.append([*names, counted(pair["pixels"]), percent(pair["share"])])
             columns = {"is": "", "called": "", "pixels": "", "%": "of the class's pixels"}
             return Table(f"What {setting.id} confuses most", columns, rows, {"is", "called"})
     return None
 
 
-def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
+def _examples(run: report.TaskRun, pictures: bool) -> list[dict[str, Any]]:
     """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
     visible = [setting.id for setting in run.settings[:MOST_SETTINGS]]
     done: dict[str, None] = {}  # in order
@@ -402,15 +366,15 @@ def _examples(run: TaskRun, pictures: bool) -> list[dict[str, Any]]:
     samples = list(done)
     places = np.linspace(0, len(samples) - 1, min(EXAMPLES, len(samples))).round().astype(int)
     chosen = [samples[place] for place in dict.fromkeys(places.tolist())]
-    rows = run.rows_of_samples(_Example.__struct_fields__, chosen)
+    rows = run.rows_of_samples(("path", "preview", "true_preview", "width", "height"), chosen)
     table, made = class_colours(run.classes), []
     for sample in chosen:
-        of_sample = {name: rows[sample, name] for name in visible if (sample, name) in rows}
-        present = {name: msgspec.convert(row, _Example) for name, row in of_sample.items()}
+        present = {name: rows[sample, name] for name in visible if (sample, name) in rows}
         first = next(iter(present.values()))
-        maps = {"true": _labels(first.true_preview), **{name: _labels(row.preview) for name, row in present.items()}}
-        size = fit_within((first.width, first.height), SIDE)
-        photograph = run.photograph(first.path, size) if pictures else None
+        maps = {name: _labels(row["preview"]) for name, row in present.items()}
+        maps = {"true": _labels(first["true_preview"]), **maps}
+        size = fit_within((first["width"], first["height"]), SIDE)
+        photograph = run.photograph(first["path"], size) if pictures else None
         figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
         for name, label_map in maps.items():
             drawn = Image.fromarray(table[label_map]).resize(size, Image.Resampling.NEAREST)
