@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import _base
@@ -27,8 +26,6 @@ from cliploc.evaluate.data._labelled import check_map, label_file
 from cliploc.runs.picture_files import LabelledDataset, PromptedDataset
 from cliploc.support.files import user_path
 from cliploc.values import Dataset, Role
-
-F = TypeVar("F")
 
 
 def open_dataset(
@@ -98,7 +95,7 @@ def open_labelled(
     return LabelledDataset(name, root, part.name, part.role, classes, samples, tuple(problems))
 
 
-def _read(entry: DatasetReader[F], root: str | Path, split: str | None) -> tuple[Path, Split, Problems, F]:
+def _read(entry: DatasetReader[_base.F], root: str | Path, split: str | None) -> tuple[Path, Split, Problems, _base.F]:
     part, root, problems = entry.split(split), user_path(root), Problems()
     if not root.exists():
         raise UsageError(f"expected {entry.title} at {root}, found no folder there: check the path")

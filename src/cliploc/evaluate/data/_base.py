@@ -64,6 +64,13 @@ class Split:
     about: str  # a short description
 
 
+WHOLE = (
+    Split("report", "report", "all of the folder, to report numbers on"),
+    Split("tune", "tune", "all of the folder, kept aside to choose thresholds on"),
+)
+OF_COCO = (Split("val2017", "report", "5,000 pictures"), Split("train2017", "tune", "118,287 pictures"))
+
+
 @dataclass(frozen=True)
 class Annotations:
     """What a reader found in the annotations, before any picture is opened."""
@@ -150,24 +157,21 @@ def coco_document(path: Path, again: str = "download", missing: str = "") -> coc
 def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
     """The rows of a comma-separated file without empty lines; each must have `cells` cells, unless None."""
     with reading(path):
-        rows = enumerate(csv.reader(read_text(path).splitlines(keepends=True)), start=1)
-        return _of_length(path, [(i, [cell.strip() for cell in row]) for i, row in rows if row], cells)
+        rows = list(csv.reader(read_text(path).splitlines(keepends=True)))
+    return _checked(path, [[cell.strip() for cell in row] for row in rows], cells)
 
 
 def words(path: Path, cells: int) -> list[list[str]]:
     """The rows of a text file with so many cells separated by spaces; the last cell may contain spaces."""
     with reading(path):
-        lines = enumerate(lines_of(path), start=1)
-        return _of_length(
-            path, [(i, line.strip().split(maxsplit=cells - 1)) for i, line in lines if line.strip()], cells
-        )
+        return _checked(path, [line.strip().split(maxsplit=cells - 1) for line in lines_of(path)], cells)
 
 
-def _of_length(path: Path, rows: list[tuple[int, list[str]]], cells: int | None) -> list[list[str]]:
-    for i, row in rows:
-        if cells is not None and len(row) != cells:
+def _checked(path: Path, rows: list[list[str]], cells: int | None) -> list[list[str]]:
+    for i, row in enumerate(rows, start=1):
+        if row and cells not in (None, len(row)):
             raise UsageError(f"{path}, line {i}: expected {cells} values, got {len(row)}: correct the line")
-    return [row for _, row in rows]
+    return [row for row in rows if row]
 
 
 def numbers(

@@ -5,6 +5,7 @@ for many things) are left out, and so is a category that is only a crowd in a pi
 too. They are listed as problems of the kind "crowd", which is by design.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,7 @@ from cliploc.values import ClassName
     title="COCO",
     about="80 categories, several per picture; or your own in COCO's JSON",
     source="cocodataset.org (2017 val and train images, 2017 train/val annotations)",
-    splits=(
-        base.Split("val2017", "report", "5,000 pictures"),
-        base.Split("train2017", "tune", "118,287 pictures"),
-    ),
+    splits=base.OF_COCO,
     layout="""
 annotations/instances_val2017.json   images, annotations, categories
 val2017/000000000139.jpg             the pictures (also: images/val2017/)
@@ -33,6 +31,24 @@ def read(root: Path, split: str, problems: base.Problems) -> base.Annotations:
     pictures = base.needed_folder(root, (split, f"images/{split}"), "pictures")
     names = {category.id: ClassName(category.name, (category.name,)) for category in document.categories}
     return found_in(document, names, pictures, problems)
+
+
+def things_in(
+    document: coco.Document, labels: Mapping[coco.Id, int], problems: base.Problems
+) -> Iterator[tuple[coco.Annotation, str]]:
+    """The annotations of the document's pictures and of these categories, each once, and their names in problems."""
+    images, ids = {image.id for image in document.images}, set()
+    for thing in document.annotations:
+        source = f"annotation {'' if thing.id is None else thing.id} of image {thing.image_id}"
+        if thing.id is not None and thing.id in ids:
+            problems.add("duplicate id", source, "its id is there twice: left out")
+        elif thing.image_id not in images:
+            problems.add("metadata", source, "no such image in the file: left out")
+        elif thing.category_id not in labels:
+            problems.add("label mismatch", source, f"no category {thing.category_id} in the file: left out")
+        else:
+            yield thing, source
+        ids.add(thing.id)
 
 
 def found_in(
@@ -47,19 +63,9 @@ def found_in(
             problems.add("duplicate id", image.file_name, f"image {image.id} is there twice: the first is used")
     boxes: dict[tuple[coco.Id, coco.Id], list[Box]] = {}  # of each image and category
     left_out: set[tuple[coco.Id, coco.Id]] = set()  # those with a crowd, or without a box
-    ids = set()
-    for thing in document.annotations:
+    for thing, source in things_in(document, labels, problems):
         key = thing.image_id, thing.category_id
-        source = f"annotation {'' if thing.id is None else thing.id} of image {thing.image_id}"
-        if thing.id is not None and thing.id in ids:
-            problems.add("duplicate id", source, "its id is there twice: left out")
-            continue
-        ids.add(thing.id)
-        if thing.image_id not in images:
-            problems.add("metadata", source, "no such image in the file: left out")
-        elif thing.category_id not in labels:
-            problems.add("label mismatch", source, f"no category {thing.category_id} in the file: left out")
-        elif thing.iscrowd:
+        if thing.iscrowd:
             problems.add("crowd", source, "a crowd: its box is left out")
             left_out.add(key)
         elif not thing.bbox:

@@ -6,7 +6,7 @@ Boxes are edges, right and bottom exclusive, in pixels of the picture as it is s
 from pathlib import Path
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._base import Annotations, Candidate, Problems, Split, reader, reading
+from cliploc.evaluate.data._base import WHOLE, Annotations, Candidate, Problems, reader, reading
 from cliploc.formats import Box, table
 from cliploc.images.reading import SUFFIXES
 from cliploc.values import ClassName
@@ -19,10 +19,7 @@ TABLE = "boxes.csv"
     title="a plain folder",
     about="pictures and one table of boxes; a picture may have several classes",
     source="yours",
-    splits=(
-        Split("report", "report", "all of the folder, to report numbers on"),
-        Split("tune", "tune", "all of the folder, kept aside to choose thresholds on"),
-    ),
+    splits=WHOLE,
     layout=f"""
 {TABLE}   path,label,x0,y0,x1,y1: that line, then one line per box; the label
             is a name to look for, cat|kitten with a synonym; pixels from 0,

@@ -45,13 +45,9 @@ def read(root: Path, split: str, problems: Problems) -> Annotations:  # noqa: AR
     candidates = []
     for truth in read_metadata(metadata, problems.append)[1]:
         name, label = truth.image_id.removeprefix("val2/"), truth.label
-        folder, file = name.split("/")[0], name.split("/")[-1]
         wnid = classes[label].wnid if 0 <= label < len(classes) else ""
-        if wnid and folder not in (str(label), wnid):
-            reason = f"annotated as {label}, but in the folder {folder}: left out"
-            problems.add("label mismatch", f"val2/{name}", reason)
-            continue
-        files = [spelling.split("/")[-1] for spelling in (name, other.get(f"{label}/{file}")) if spelling]
+        spellings = (name, other.get(f"{label}/{Path(name).name}", name))
+        files = dict.fromkeys(Path(spelling).name for spelling in spellings)
         places = [pictures / place / file for file in files for place in (str(label), wnid) if place]
         path = next((place for place in places if place.is_file()), places[0])
         hint = "" if other else f"it may be there under its other name: put {MAPPING} beside the boxes"

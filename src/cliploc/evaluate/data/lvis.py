@@ -20,10 +20,7 @@ from cliploc.values import ClassName
     title="LVIS v1",
     about="1,203 categories on COCO's pictures, several per picture, few of them exhaustive",
     source="lvisdataset.org (v1 annotations) and cocodataset.org (2017 val and train images)",
-    splits=(
-        Split("val", "report", "19,809 pictures"),
-        Split("train", "tune", "100,170 pictures"),
-    ),
+    splits=(Split("val", "report", "19,809 pictures"), Split("train", "tune", "100,170 pictures")),
     layout="""
 lvis_v1_val.json             images, annotations, categories
                              (also: annotations/, or annotations/lvis_v1/)

@@ -37,34 +37,23 @@ def read(root: Path, split: str, problems: base.Problems) -> base.Annotations:
     """Reads a split. Sample ids are the metadata's, test/0bt_c3/….jpg."""
     metadata = base.needed_folder(root, [place.format(split=split) for place in METADATA], "metadata")
     top = root / "OpenImages" if (root / "OpenImages").is_dir() else root
-    listed = list(dict.fromkeys(row[0] for row in base.csv_rows(metadata / "image_ids.txt", 1)))
+    listed = dict.fromkeys(row[0] for row in base.csv_rows(metadata / "image_ids.txt", 1))
     labels = {image_id: int(numbers[0]) for image_id, numbers in base.numbers(metadata / "class_labels.txt", 1)}
     masks: dict[str, list[Path]] = {}
-    ignores: dict[str, list[Path]] = {}
+    ignored: dict[str, Path] = {}
     for image_id, mask, region in base.csv_rows(metadata / "localization.txt", 3):
         masks.setdefault(image_id, []).append(top / mask)
         if region:
-            ignores.setdefault(image_id, []).append(top / region)
-    for name, ids in (("class_labels", labels.keys()), ("localization", masks.keys())):
-        for image_id in sorted(ids - set(listed)):
-            problems.add("metadata", image_id, f"in {name}.txt, but not in image_ids.txt: add it or remove it")
-    mids: dict[int, str] = {}
+            ignored.setdefault(image_id, top / region)
+    mids: dict[int, str] = {}  # label → the folder of its pictures
     candidates = []
     for image_id in listed:
         if image_id not in labels:
             problems.add("metadata", image_id, "not in class_labels.txt: add its line")
             continue
-        label, mid = labels[image_id], Path(image_id).parent.name
-        if mids.setdefault(label, mid) != mid:
-            reason = f"labelled {label}, which is {mids[label]}, but in the folder {mid}: left out"
-            problems.add("label mismatch", image_id, reason)
-            continue
-        regions = ignores.get(image_id, [])
-        if len(regions) > 1:
-            problems.add("metadata", image_id, f"{len(regions)} regions to ignore: the first is used")
-        files = tuple(masks.get(image_id, ()))
-        ignore = regions[0] if regions else None
-        candidates.append(base.Candidate(image_id, top / image_id, label, masks=files, ignore=ignore))
+        label, path, files = labels[image_id], top / image_id, tuple(masks.get(image_id, ()))
+        mids[label] = path.parent.name
+        candidates.append(base.Candidate(image_id, path, label, masks=files, ignore=ignored.get(image_id)))
     names = {row[0].removeprefix("/m/"): row[1] for row in base.csv_rows(root / NAMES, 2)}
     classes = []
     for label in range(max(mids, default=-1) + 1):

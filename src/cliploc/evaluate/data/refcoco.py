@@ -63,9 +63,6 @@ def read(root: Path, split: str, problems: base.Problems) -> base.Annotations:
     """Reads a split. Sample ids are picture, ref and sentence: COCO_train2014_000000581857/0/2."""
     path = next((root / f"refs({by}).json" for by in BY if (root / f"refs({by}).json").is_file()), None)
     if path is None:
-        pickled = next((refs_file for by in BY if (refs_file := root / f"refs({by}).p").is_file()), None)
-        if pickled is not None:
-            raise UsageError(f"expected {pickled.with_suffix('.json')}, found no such file beside {pickled}: {CONVERT}")
         raise UsageError(f"expected {root / 'refs(unc).json'}, found no such file: {CONVERT}")
     with base.reading(path):
         try:

@@ -32,10 +32,7 @@ class Truth:
     title="a folder in the WSOL layout",
     about="pictures, original or already resized, with boxes in original pixels",
     source="yours; the metadata files are those of the public WSOL evaluation: github.com/clovaai/wsolevaluation",
-    splits=(
-        base.Split("report", "report", "all of the folder, to report numbers on"),
-        base.Split("tune", "tune", "all of the folder, kept aside to choose thresholds on"),
-    ),
+    splits=base.WHOLE,
     layout="""
 metadata/image_ids.txt     one IMAGE per line: its path below the root
 metadata/class_labels.txt  IMAGE,LABEL
@@ -57,11 +54,7 @@ def read(root: Path, split: str, problems: base.Problems) -> base.Annotations:  
         raise UsageError(f"expected {path} to begin with the line label,wnid,synset_words: write it")
     if [row[0] for row in rows[1:]] != [str(i) for i in range(len(rows) - 1)]:
         raise UsageError(f"expected the labels 0, 1, 2 … in {path}, in order: sort and complete it")
-    known = (
-        {class_name.wnid: class_name for class_name in imagenet_class_names()}
-        if any(row[1] for row in rows[1:])
-        else {}
-    )
+    known = {class_name.wnid: class_name for class_name in imagenet_class_names()}
     classes = []
     for _, wnid, words in rows[1:]:
         synonyms = tuple(word.strip() for word in words.split(","))

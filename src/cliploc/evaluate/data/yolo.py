@@ -23,8 +23,7 @@ ALIASES = {"val": ("val", "valid", "validation")}  # split → names of its fold
     about="pictures and a text file of boxes for each; several classes per picture",
     source="yours; Ultralytics, Roboflow, CVAT and Label Studio export it",
     splits=(
-        base.Split("report", "report", "all of the folder, to report numbers on"),
-        base.Split("tune", "tune", "all of the folder, kept aside to choose thresholds on"),
+        *base.WHOLE,
         base.Split("train", "tune", "folders train/"),
         base.Split("val", "report", "folders val/ or valid/"),
         base.Split("test", "report", "folders test/"),

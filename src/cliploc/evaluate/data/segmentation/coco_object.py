@@ -10,6 +10,7 @@ from pathlib import Path
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import _base as base
 from cliploc.evaluate.data._labelled import outlines, pictures_with_maps
+from cliploc.evaluate.data.coco import things_in
 from cliploc.find.segmentation.protocol import class_list
 from cliploc.formats import coco
 from cliploc.images.rle import Outline, outlines_of
@@ -23,7 +24,7 @@ SUFFIX = "_instanceTrainIds.png"
     title="COCO-Object",
     about="80 classes of things and the background",
     source="cocodataset.org (2017 val images, 2017 train/val annotations)",
-    splits=(base.Split("val2017", "report", "5,000 pictures"), base.Split("train2017", "tune", "118,287 pictures")),
+    splits=base.OF_COCO,
     layout="""
 annotations/instances_val2017.json                     polygons, from which label maps are drawn
 val2017/000000000139.jpg                               the pictures (also: images/val2017/)
@@ -52,14 +53,7 @@ def _of_polygons(document: coco.Document, folder: Path, problems: base.Problems)
     label_of = {category: label for label, category in enumerate(categories, start=1)}
     images = {image.id: image for image in document.images}
     of_picture: dict[coco.Id, list[tuple[float, int, int, tuple[Outline, ...]]]] = {image: [] for image in images}
-    for place, thing in enumerate(document.annotations):
-        source = f"annotation {'' if thing.id is None else thing.id} of image {thing.image_id}"
-        if thing.image_id not in images:
-            problems.add("metadata", source, "no such image in the file: left out")
-            continue
-        if thing.category_id not in label_of:
-            problems.add("label mismatch", source, f"no category {thing.category_id} in the file: left out")
-            continue
+    for place, (thing, source) in enumerate(things_in(document, label_of, problems)):
         try:
             shape = outlines_of(thing.segmentation, images[thing.image_id].size_wh or (0, 0))
         except ValueError as error:

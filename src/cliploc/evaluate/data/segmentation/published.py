@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cliploc.evaluate.data._base import Labelled, Problems, Split, labelled_reader, needed_folder, words
+from cliploc.evaluate.data._base import OF_COCO, Labelled, Problems, Split, labelled_reader, needed_folder, words
 from cliploc.evaluate.data._labelled import ids_in, pictures_with_maps
 from cliploc.find.segmentation.protocol import class_list
 
@@ -21,6 +21,7 @@ def files(
     ids: Callable[[Path, str], Iterable[str]] | None = None,  # of the first place with pictures; None: all files
     places: tuple[str, ...] = ("",),
     reduce_zero_label: bool = False,
+    without: tuple[str, str] | None = None,  # name and title of the same set without its background
     **facts: Any,
 ) -> None:
     """Registers a set of files; in `images` and `maps` is `#` for the split and `*` for a picture's id."""
@@ -34,8 +35,11 @@ def files(
         chosen = None if ids is None else ids(base, split)
         return class_list(name), pictures_with_maps(base, images_of, maps_of, chosen, reduce_zero_label)
 
+    if without is not None:
+        about = "the same pictures without the background, whose pixels do not count"
+        files(*without, about, images, maps, ids, places, reduce_zero_label=True, **facts)
 
-COCO_SPLITS = (Split("val2017", "report", "5,000 pictures"), Split("train2017", "tune", "118,287 pictures"))
+
 files(
     "ade20k",
     "ADE20K, 150 classes",
@@ -88,7 +92,7 @@ files(
     "annotations/#/*_labelTrainIds.png",
     places=("", "coco_stuff164k/"),
     source="cocodataset.org, github.com/nightrome/cocostuff (stuffthingmaps), and mmsegmentation's coco_stuff164k.py",
-    splits=COCO_SPLITS,
+    splits=OF_COCO,
     layout="""
 images/val2017/000000000139.jpg                        the pictures (all below coco_stuff164k/, or the folder itself)
 annotations/val2017/000000000139_labelTrainIds.png     label maps, 0–170, 255 for no label
@@ -101,50 +105,40 @@ def _listed(lists: str) -> Callable[[Path, str], list[str]]:
     return lambda base, split: [text.split()[0] for [text] in words(base / "ImageSets" / lists / f"{split}.txt", 1)]
 
 
-WITHOUT = "the same pictures without the background, whose pixels do not count"
-for _name, _title, _about in (
-    ("voc21", "Pascal VOC 2012, 21 classes", "20 classes of things and the background"),
-    ("voc20", "Pascal VOC 2012, 20 classes", WITHOUT),
-):
-    files(
-        _name,
-        _title,
-        _about,
-        "JPEGImages/*.jpg",
-        "SegmentationClass/*.png",
-        _listed("Segmentation"),
-        ("VOCdevkit/VOC2012/", "VOC2012/", ""),
-        _about == WITHOUT,
-        source="host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-2012.tar)",
-        splits=(Split("val", "report", "1,449 pictures"), Split("train", "tune", "1,464 pictures")),
-        layout="""
+files(
+    "voc21",
+    "Pascal VOC 2012, 21 classes",
+    "20 classes of things and the background",
+    "JPEGImages/*.jpg",
+    "SegmentationClass/*.png",
+    _listed("Segmentation"),
+    ("VOCdevkit/VOC2012/", "VOC2012/", ""),
+    without=("voc20", "Pascal VOC 2012, 20 classes"),
+    source="host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-2012.tar)",
+    splits=(Split("val", "report", "1,449 pictures"), Split("train", "tune", "1,464 pictures")),
+    layout="""
 VOCdevkit/VOC2012/JPEGImages/2007_000033.jpg          the pictures (also: VOC2012/, or the folder itself)
 VOCdevkit/VOC2012/SegmentationClass/2007_000033.png   label maps, 255 along the edges
 VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt      the ids
 """,
-    )
-for _name, _title, _about in (
-    ("context60", "Pascal Context, 60 classes", "59 classes of things and stuff, and the background"),
-    ("context59", "Pascal Context, 59 classes", WITHOUT),
-):
-    files(
-        _name,
-        _title,
-        _about,
-        "JPEGImages/*.jpg",
-        "SegmentationClassContext/*.png",
-        _listed("SegmentationContext"),
-        ("VOCdevkit/VOC2010/", "VOC2010/", ""),
-        _about == WITHOUT,
-        source="VOC 2010's pictures, and label maps made with mmsegmentation's tools/dataset_converters/"
-        "pascal_context.py",
-        splits=(Split("val", "report", "5,104 pictures"), Split("train", "tune", "4,996 pictures")),
-        layout="""
+)
+files(
+    "context60",
+    "Pascal Context, 60 classes",
+    "59 classes of things and stuff, and the background",
+    "JPEGImages/*.jpg",
+    "SegmentationClassContext/*.png",
+    _listed("SegmentationContext"),
+    ("VOCdevkit/VOC2010/", "VOC2010/", ""),
+    without=("context59", "Pascal Context, 59 classes"),
+    source="VOC 2010's pictures, and label maps made with mmsegmentation's tools/dataset_converters/pascal_context.py",
+    splits=(Split("val", "report", "5,104 pictures"), Split("train", "tune", "4,996 pictures")),
+    layout="""
 VOCdevkit/VOC2010/JPEGImages/2008_000002.jpg                the pictures (also: VOC2010/, or the folder itself)
 VOCdevkit/VOC2010/SegmentationClassContext/2008_000002.png  label maps, 0 for the background
 VOCdevkit/VOC2010/ImageSets/SegmentationContext/val.txt     the ids
 """,
-    )
+)
 files(
     "context459",
     "Pascal Context, 459 classes",
