@@ -58,7 +58,7 @@ def make_folder(
     summary = summed_up(rows, {one: BoxTally(threshold, False) for one in ids})
     for numbers in summary.values():
         numbers["threshold_chosen_on_these_images"] = oracle
-    classes = [{"name": name, "wnid": wnid} for name, wnid in zip(names, wnids, strict=True)]
+    classes = [{"name": name, "synonyms": [name], "wnid": wnid} for name, wnid in zip(names, wnids, strict=True)]
     settings = {
         one: {
             "id": one, "model": "mini", "pretrained": None, "weights": "f00", "method": method,

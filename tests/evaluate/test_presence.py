@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 
 from cliploc.errors import UsageError
 from cliploc.evaluate import calibrate as job
-from cliploc.evaluate.calibrate import Examples, ExamplesEvaluator, fitted
+from cliploc.evaluate.calibrate import Examples, ExamplesEvaluator, as_setting, fitted
 from cliploc.evaluate.metrics import Bootstrap
 from cliploc.evaluate.tasks.page import write_report
 from cliploc.evaluate.tasks.presence.job import COLUMNS, PresenceTally
@@ -24,7 +24,6 @@ from cliploc.evaluate.tasks.worker import NameEvaluator
 from cliploc.find.calibration import OF_BOX, OF_NAME, load_calibration, package_calibration, reliability
 from cliploc.label.results import reviewed_pictures
 from cliploc.runs.picture_files import PromptedPicture
-from cliploc.runs.plan import as_setting
 from cliploc.runs.store import rows_in
 from cliploc.support.reporter import SILENT
 from tests import commands

@@ -167,7 +167,7 @@ def calibrate(localizer: Localizer, dataset: PromptedDataset, out: Path, reporte
     # Said before hours of work, not after.
     if all(sample.truth.keys() >= {*sample.labels} for sample in dataset.samples):
         raise UnfitError(f"expected names that are there and others that are not, got only these: {WITH_AND_WITHOUT}")
-    setup, setting = plan.as_setting(localizer)
+    setup, setting = as_setting(localizer)
     evaluator_of = partial(ExamplesEvaluator, task.class_entries(dataset))
     task.run_task(
         TASK, evaluator_of, dataset, [setup], [setting], out, shard_size=SHARD, reporter=reporter, phase="examples"
@@ -182,6 +182,13 @@ def calibrate(localizer: Localizer, dataset: PromptedDataset, out: Path, reporte
     result = fitted(pictures, localizer.calibration, localizer.backbone.name, about)
     settings = settings_of(localizer.method.name, localizer.options)
     return replace(result, calibration=replace(result.calibration, settings=settings))
+
+
+def as_setting(localizer: Localizer) -> tuple[plan.ModelSetup, plan.Setting]:
+    """A localizer's own method with all its options, as one setting on its tower, which is not loaded again."""
+    options = localizer.options
+    setup = plan.ModelSetup(options.but(model=localizer.backbone, recipe=None, method=None, method_options={}))
+    return setup, plan.Setting("own", 0, localizer.method.name, options.method_options)
 
 
 def _column(values: Sequence[Any], name: str) -> npt.NDArray[Any]:

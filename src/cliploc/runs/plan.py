@@ -6,15 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cliploc.errors import UsageError
 from cliploc.find.recipes import Recipe
 from cliploc.options import BENCHMARK, Options
 from cliploc.runs.engine import Shard
-
-if TYPE_CHECKING:
-    from cliploc.localizer import Localizer
 
 SHARD = 32  # samples that are computed and written together; rounded up to whole batches
 
@@ -111,13 +108,6 @@ class Grid:
         words += [prompts if prompts != self.prompts else None, setup.head and Path(setup.head).stem]
         shortened = (re.sub(r"[^\w.+=-]+", "-", word, flags=re.ASCII).strip("-.")[:40] for word in words if word)
         return "_".join(word or "x" for word in shortened)
-
-
-def as_setting(localizer: "Localizer") -> tuple[ModelSetup, Setting]:
-    """A localizer's own method with all its options, as one setting on its tower, which is not loaded again."""
-    options = localizer.options
-    setup = ModelSetup(options.but(model=localizer.backbone, recipe=None, method=None, method_options={}))
-    return setup, Setting("own", 0, localizer.method.name, options.method_options)
 
 
 def shard_size(batch_size: int, about: int = SHARD) -> int:

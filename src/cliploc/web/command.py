@@ -51,7 +51,7 @@ class ServeFlags(cli.ModelFlags, ServerFlags):
     sam: str | None = cli.rare(
         "A SAM or SAM 2 that can draw masks, too; needs cliploc[sam].", None, metavar="FOLDER", group="model"
     )
-    port: cli.Port = cli.flag("cli.Port; 0: any free port.", 7860, group="serving")
+    port: cli.Port = cli.flag("Port; 0: any free port.", 7860, group="serving")
     max_megabytes: Megabytes = cli.rare("Largest upload, in megabytes.", 20, group="serving")
     max_megapixels: Megapixels = cli.rare("Largest picture, in megapixels.", 25, group="serving")
     max_seconds: Annotated[float, Meta(ge=0.1, le=86_400)] = cli.rare(

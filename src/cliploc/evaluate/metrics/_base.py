@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.metrics._boxes import BoxCurve, Convention, Floats, box_curve, boxes_on_map, level
+from cliploc.evaluate.metrics._boxes import BoxCurve, Convention, box_curve, boxes_on_map, level
 from cliploc.options import short
 from cliploc.registry import Registry
-from cliploc.values import FloatArray
+from cliploc.values import FloatArray, Floats
 
 TAUS: Floats = np.arange(0, 1, 0.001)  # the thresholds τ that are tried
 Numbers = npt.NDArray[np.floating]
@@ -318,9 +318,7 @@ def _columns(metrics: Iterable[Metric], judged: JudgedMap) -> dict[str, Any]:
     return {key: value for metric in metrics for key, value in metric.measure(judged).items()}
 
 
-def joined(
-    summaries: Iterable[MetricSummary],
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, float]]]:
+def joined(summaries: Iterable[MetricSummary]) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, float]]]:
     """The numbers of several metrics, with `confidence_95`; further facts; the numbers of each class. In percent."""
     numbers: dict[str, float | None] = {}
     intervals: dict[str, Interval] = {}

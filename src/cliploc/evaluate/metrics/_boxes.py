@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import InputError, UsageError
-from cliploc.values import WSOL_SIDE
+from cliploc.values import WSOL_SIDE, Floats
 
-Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Convention = Literal["wsoleval", "exact"]
 CONVENTIONS: tuple[Convention, ...] = ("wsoleval", "exact")

@@ -10,11 +10,11 @@ import numpy.typing as npt
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import _base as base
 from cliploc.evaluate.metrics import _boxes
+from cliploc.values import Floats
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 MOST_BOXES = 100  # of a name in a picture
-Floats: TypeAlias = npt.NDArray[np.float64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 NUMBERS: Mapping[str, str] = {
     "ap": "average precision, mean over names and over IoU 0.50, 0.55 … 0.95",

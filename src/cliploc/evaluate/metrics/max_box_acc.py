@@ -11,7 +11,8 @@ import numpy.typing as npt
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import _base as base
 from cliploc.evaluate.metrics._base import Bootstrap, JudgedMap, Number, Score
-from cliploc.evaluate.metrics._boxes import BoxCurve, Floats, level
+from cliploc.evaluate.metrics._boxes import BoxCurve, level
+from cliploc.values import Floats
 
 Bools = npt.NDArray[np.bool_]
 LEVELS = 256
@@ -298,9 +299,5 @@ class LocalizationAccuracy(base.Metric):
         }
         # GT-known at the best τ is MaxBoxAcc.
         scores |= {f"{name}_oracle": at_best.get(name, nothing) for name in LOCATED}
-        facts = {
-            "threshold": tau,
-            "threshold_chosen_on_these_images": oracle,
-            "with_predictions": len(self._rank),
-        }
+        facts = {"threshold": tau, "threshold_chosen_on_these_images": oracle, "with_predictions": len(self._rank)}
         return base.MetricSummary(scores, facts, {label: {"gt_known": share} for label, share in per_class.items()})

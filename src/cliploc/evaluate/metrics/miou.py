@@ -8,10 +8,9 @@ import numpy.typing as npt
 
 from cliploc.errors import InputError
 from cliploc.evaluate.metrics import _base as base
-from cliploc.values import ignored_label
+from cliploc.values import Floats, ignored_label
 
 Labels = npt.NDArray[np.integer[Any]]
-Shares = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,9 @@ class PixelPairs:
 def pixel_pairs(image_id: str, predicted: Labels, truth: Labels, classes: int) -> PixelPairs:
     """Counts pairs of labels of one picture `[H, W]`, predicted from 0 to `classes` − 1, except `ignored_label`."""
     if predicted.shape != truth.shape:
+        like, got = ("×".join(map(str, reversed(labels.shape))) for labels in (truth, predicted))
         raise InputError(
-            f"{image_id}: expected a label map of {_by(truth)} pixels, like the true one, got {_by(predicted)}: "
+            f"{image_id}: expected a label map of {like} pixels, like the true one, got {got}: "
             "write it at the picture's size"
         )
     counted = truth != ignored_label(classes)
@@ -46,10 +46,6 @@ def pixel_pairs(image_id: str, predicted: Labels, truth: Labels, classes: int) -
     )
 
 
-def _by(labels: Labels) -> str:
-    return "×".join(map(str, reversed(labels.shape)))
-
-
 @dataclass(frozen=True)
 class MeanIoUResult:
     """The numbers of a set of label maps, as shares; NaN for a class that is in no true and no predicted map."""
@@ -59,8 +55,8 @@ class MeanIoUResult:
     interval: base.Interval  # its confidence interval (Poisson bootstrap over images)
     mean_accuracy: float  # mean of `accuracy` over the classes that have one
     pixel_accuracy: float  # share of the pixels of all classes with the right label
-    iou: Shares  # [K] Σ intersection / Σ union of each class
-    accuracy: Shares  # [K] Σ intersection / Σ true pixels of each class
+    iou: Floats  # [K] Σ intersection / Σ union of each class
+    accuracy: Floats  # [K] Σ intersection / Σ true pixels of each class
     # [K + 1, K] pixels of each true and predicted class; the last row is of labels that are no class
     confusion: npt.NDArray[np.int64]
 
@@ -132,7 +128,7 @@ class MeanIoU:
         )
 
 
-def _mean(shares: Shares) -> Shares:
+def _mean(shares: Floats) -> Floats:
     """The mean over classes, `[K, …]` → `[…]`, of those that are numbers; NaN where none is."""
     return base.ratio(np.nansum(shares, axis=0), np.isfinite(shares).sum(axis=0))
 

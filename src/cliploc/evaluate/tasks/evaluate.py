@@ -174,8 +174,6 @@ def _measure_map(
         return columns
     except InputError as error:
         return Problem("map", truth.image_id, str(error))
-    except MemoryError:
-        return Problem("map", truth.image_id, f"not enough memory for {path}: make the map smaller")
 
 
 def read_map(path: Path, convention: metrics.Convention) -> npt.NDArray[np.generic]:

@@ -65,7 +65,7 @@ class Evaluator(ABC):
 
     @abstractmethod
     def stream(self, shards: Iterable[engine.Shard], reporter: Reporter) -> Generator[EvaluatedShard, None, None]:
-        """MeasuringPool any number of shards, in order."""
+        """Evaluates any number of shards, in order."""
 
     @abstractmethod
     def describe(self, setting: plan.Setting) -> dict[str, Any]:

@@ -43,10 +43,7 @@ def _legend(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[str]:
     if any("gt_known" in numbers for numbers in summary.values()):
         tune = not any(numbers.get("best_threshold_is_an_oracle") for numbers in summary.values())
         kind = "a split that may tune" if tune else "the pictures it is reported on: an oracle"
-        lines = [
-            "percent; GT-known, Top-1 and Top-5 Loc at the setting's own τ;",
-            f"MaxBoxAcc at the best τ of {kind}",
-        ]
+        lines = ["percent; GT-known, Top-1 and Top-5 Loc at the setting's own τ;", f"MaxBoxAcc at the best τ of {kind}"]
     return lines
 
 

@@ -46,10 +46,8 @@ class Road(base.FaithfulnessMetric):
 
         scores = judged.scores(len(removed), make).probability
         most, least = scores[: len(SHARES)], scores[len(SHARES) :]
-        return base.Measured(
-            {"road": float(least.mean() - most.mean()) / 2},
-            {"road_most": most.tolist(), "road_least": least.tolist()},
-        )
+        curves = {"road_most": most.tolist(), "road_least": least.tolist()}
+        return base.Measured({"road": float(least.mean() - most.mean()) / 2}, curves)
 
 
 def imputed(images: Tensor, removed: Tensor, seed: int = 0, noise: float = NOISE) -> Tensor:
