@@ -60,18 +60,9 @@ class Ready:
         return Ready, (self._make,)
 
 
-class Engine(Protocol):
-    """Runs the shards of a run."""
-
-    def __call__(
-        self,
-        shards: Sequence[Shard],
-        make_worker: MakeWorker,
-        on_part: Callable[[Part], None],
-        reporter: Reporter = SILENT,
-    ) -> None:
-        """Calls `on_part` with every shard's part, once, in this process, in any order; its exception ends the run."""
-        ...
+# Runs the shards of a run: calls the function with every shard's part, once, in this process, in any order; what the
+# function raises ends the run.
+Engine: TypeAlias = Callable[[Sequence[Shard], MakeWorker, Callable[[Part], None], Reporter], None]
 
 
 def run_here(

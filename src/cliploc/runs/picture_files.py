@@ -15,14 +15,12 @@ from typing import Any, NamedTuple, TypeAlias
 from PIL import Image
 
 from cliploc.errors import UsageError
-from cliploc.formats import exports
+from cliploc.formats import Size, exports
 from cliploc.images.reading import SUFFIXES, LabelMap, load
 from cliploc.options import short
 from cliploc.runs import engine, store
 from cliploc.support.files import DEMO, AnyPath, demo_folder, demo_names, lines_of, picture_path, user_path
 from cliploc.values import DatasetSplit, FloatArray, Sample
-
-Size = tuple[int, int]  # width and height
 
 
 @dataclass(frozen=True)

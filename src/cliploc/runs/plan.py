@@ -23,11 +23,6 @@ class ModelSetup:
     options: Options = BENCHMARK  # a `Setting` adds the method and its options; a head's method is its own
     prompts: str = "default"  # name of the templates
 
-    def described(self) -> dict[str, Any]:
-        """How it was asked for, as the manifest has it."""
-        typed = {"model": self.model, "pretrained": self.options.pretrained}
-        return {**typed, "head": self.head, "prompts": self.prompts}
-
     @property
     def model(self) -> str:
         """The model's name."""

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
-from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -429,21 +428,16 @@ def _figure_of_name(
     verdict = result.verdict(index)
     outcome = verdict if verdict == "not found" else f"{verdict}, {count(boxes, 'box', 'boxes')}"
     title = " · ".join(filter(None, (result.names[index], method)))
-    return _figure(image, heatmap_alt(result, index, method, masks), title, outcome)
+    picture = embedded(image, heatmap_alt(result, index, method, masks), quality=JPEG_QUALITY)
+    return {"picture": picture, "title": title, "verdict": outcome, "legend": ()}
 
 
 def _figure_of_all(small: Localization, opacity: float, method: str, masks: bool) -> dict[str, Any]:
     image = draw_names(small, list(range(len(small.names))), opacity, masks=masks)
     names = ", ".join(name for name, found in zip(small.names, small.found, strict=True) if found) or "none"
     legend = [(name, index % len(NAME_COLOURS)) for index, name in enumerate(small.names)]
-    return _figure(image, f"All names by {method}; found: {names}", f"All names · {method}", "", legend)
-
-
-def _figure(
-    image: Image.Image, alt: str, title: str, verdict: str, legend: Sequence[tuple[str, int]] = ()
-) -> dict[str, Any]:
-    picture = embedded(image, alt, quality=JPEG_QUALITY)
-    return {"picture": picture, "title": title, "verdict": verdict, "legend": legend}
+    picture = embedded(image, f"All names by {method}; found: {names}", quality=JPEG_QUALITY)
+    return {"picture": picture, "title": f"All names · {method}", "verdict": "", "legend": legend}
 
 
 def _row(result: Localization, index: int, method: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,10 +112,6 @@ class TaskRun:
             **of_protocol,
             "cliploc": str(self.manifest.get("cliploc_version") or ""),
         }
-
-    def read_rows(self, columns: Sequence[str], where: str = "1") -> Iterator[Row]:
-        """These columns of all rows, or of those with a condition of SQL, one after the other."""
-        return rows_in(self.folder, columns, where)
 
     def rows_of_samples(self, columns: Sequence[str], samples: Collection[str]) -> dict[tuple[str, str], Row]:
         """(sample, setting) → these columns of the rows of these samples that did not fail."""

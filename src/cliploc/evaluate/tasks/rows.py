@@ -15,9 +15,8 @@ from cliploc.support.files import write_atomic
 from cliploc.support.imports import install, not_installed
 from cliploc.values import Sample
 
-Columns = Mapping[
-    str, str
-]  # column → its kind, a key of `SQL` or "box", "values", "curves"; "float[]": a list of floats
+# column → its kind, a key of `SQL` or "box", "values", "curves"; "float[]": a list of floats
+Columns = Mapping[str, str]
 SQL = {
     "text": "TEXT",
     "bool": "BOOLEAN",

@@ -253,6 +253,12 @@ STYLE: dict[Any, Any] = {
 
 def figure(draw: Callable[[Any], None], says: str, inches: tuple[float, float]) -> Figure:
     """Draws one figure; `says` is its alternative text."""
+    width, height = (round(PIXELS * side) for side in inches)
+    uri = data_uri(_svg(draw, inches).encode(), "image/svg+xml")
+    return {"uri": uri, "width": width, "height": height, "alt": says}
+
+
+def _svg(draw: Callable[[Any], None], inches: tuple[float, float]) -> str:
     try:
         import matplotlib
         from matplotlib.figure import Figure as Canvas
@@ -261,8 +267,8 @@ def figure(draw: Callable[[Any], None], says: str, inches: tuple[float, float]) 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # ignore the user's own matplotlibrc
         matplotlib.rcParams.update(STYLE)
-        drawn, file = Canvas(figsize=inches), io.BytesIO()
+        drawn = Canvas(figsize=inches)
         draw(drawn.add_subplot())
+        file = io.BytesIO()
         drawn.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    width, height = (round(PIXELS * side) for side in inches)
-    return {"uri": data_uri(file.getvalue(), "image/svg+xml"), "width": width, "height": height, "alt": says}
+    return file.getvalue().decode()

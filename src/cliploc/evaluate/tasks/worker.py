@@ -81,7 +81,8 @@ class Evaluator(ABC):
         if only is not None:
             further = [key for key in ("exemplars", "learnt") if facts.get(key)]  # they change the names' embeddings
             facts = {key: facts[key] for key in ("model", *only, *further)}
-        return {"id": setting.id, **facts, **self.setup.described(), **more}
+        typed = {"model": self.setup.model, "pretrained": self.setup.options.pretrained, "head": self.setup.head}
+        return {"id": setting.id, **facts, **typed, "prompts": self.setup.prompts, **more}
 
 
 # Makes the evaluator of a setup with some settings; takes a localizer whose tower may be used, or None without one.

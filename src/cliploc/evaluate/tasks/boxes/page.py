@@ -15,7 +15,7 @@ from cliploc.draw.overlay import BOX_COLOUR, fit_within, paint_map
 from cliploc.evaluate import metrics
 from cliploc.evaluate.tasks import report, tables
 from cliploc.evaluate.tasks.tables import Cell, percent
-from cliploc.runs.store import Row
+from cliploc.runs.store import Row, rows_in
 from cliploc.values import GOOD_IOU, rounded_below
 
 SIDE = 240  # longest side of a photograph in the page
@@ -133,7 +133,7 @@ def write_boxes_report(folder: Path, *, pictures: bool = True) -> Path:
     words = {"τ": ("of GT-known, Top-1 and Top-5 Loc, VL-Score's rule and mean best IoU", _tau_text)}
     table = tables.numbers_table(run, titles, COUNTS, NOTES, cell=percent, words=words)
     rows: dict[str, list[BoxRow]] = {setting.id: [] for setting in run.settings}
-    for row in run.read_rows(BoxRow.__struct_fields__, "row.iou IS NOT NULL"):
+    for row in rows_in(folder, BoxRow.__struct_fields__, "row.iou IS NOT NULL"):
         box = BoxRow(**row)
         rows[box.setting].append(box)
     measured = [setting for setting in run.settings if rows[setting.id]][:MOST_DRAWN]

@@ -22,7 +22,7 @@ from cliploc.formats.voc import palette
 from cliploc.images.reading import LabelMap, picture_bytes, read_labels, small_png
 from cliploc.runs.picture_files import LabelledPicture
 from cliploc.runs.plan import ModelSetup, Setting
-from cliploc.runs.store import Row
+from cliploc.runs.store import Row, rows_in
 from cliploc.support.files import write_output
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import IGNORE, Problem
@@ -360,7 +360,7 @@ def _examples(run: report.TaskRun, pictures: bool) -> list[dict[str, Any]]:
     """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
     visible = [setting.id for setting in run.settings[:MOST_SETTINGS]]
     done: dict[str, None] = {}  # in order
-    for sample, setting, status in map(dict.values, run.read_rows(["sample", "setting", "status"])):
+    for sample, setting, status in map(dict.values, rows_in(run.folder, ["sample", "setting", "status"])):
         if status == "ok" and setting in visible:
             done[sample] = None
     samples = list(done)

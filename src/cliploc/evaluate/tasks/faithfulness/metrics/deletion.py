@@ -1,6 +1,5 @@
 """Deletion: how fast the score falls when the hottest pixels are removed."""
 
-from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from cliploc.evaluate.tasks.faithfulness import measure as base
@@ -27,16 +26,12 @@ class Deletion(base.FaithfulnessMetric):
     }
     curves: ClassVar = {"deletion": AXIS, "deletion_cosine": AXIS}
     fill: ClassVar[str] = "zero"  # what replaces removed pixels, unless the options say
+    shows: ClassVar[bool] = False  # whether it goes from none of the picture to the whole of it
 
     def measure(self, judged: base.Judged) -> base.Measured:
         fill, inner = judged.options.baseline or self.fill, judged.steps[1:-1]
-        first, last, make = self.ways(judged, fill)
+        whole, empty = judged.original, judged.empty(fill)
+        first, last, make = (empty, whole, judged.keeping) if self.shows else (whole, empty, judged.removing)
         scores = base.joined([first, judged.scores(len(inner), make(inner, fill)), last])
         curves = {self.name: scores.probability.tolist(), f"{self.name}_cosine": scores.cosine.tolist()}
         return base.Measured({name: base.area(curve) for name, curve in curves.items()}, curves)
-
-    def ways(
-        self, judged: base.Judged, fill: str
-    ) -> tuple[base.Scores, base.Scores, Callable[[Sequence[int], str], base.Make]]:
-        """The scores at both ends, and what makes the pictures between: from the whole picture to none of it."""
-        return judged.original, judged.empty(fill), judged.removing

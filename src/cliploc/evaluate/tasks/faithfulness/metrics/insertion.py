@@ -1,6 +1,5 @@
 """Insertion: how fast the score rises when the hottest pixels are shown."""
 
-from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from cliploc.evaluate.tasks.faithfulness import measure as base
@@ -27,9 +26,4 @@ class Insertion(Deletion):
     }
     curves: ClassVar = {"insertion": AXIS, "insertion_cosine": AXIS}
     fill = "blur"
-
-    def ways(
-        self, judged: base.Judged, fill: str
-    ) -> tuple[base.Scores, base.Scores, Callable[[Sequence[int], str], base.Make]]:
-        """The same from none of the picture to the whole of it."""
-        return judged.empty(fill), judged.original, judged.keeping
+    shows = True

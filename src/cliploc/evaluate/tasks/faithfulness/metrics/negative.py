@@ -1,6 +1,5 @@
 """Negative perturbation: how long the prediction stays right when the coldest pixels are removed."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from cliploc.evaluate.tasks.faithfulness import measure as base
@@ -22,7 +21,4 @@ class Negative(Positive):
         )
     }
     curves: ClassVar = {"negative": base.Axis("share of pixels removed", TENTHS)}
-
-    def without(self, judged: base.Judged, gone: Sequence[int], fill: str) -> base.Make:
-        """Makes pictures, each without so many of its coldest pixels."""
-        return judged.keeping([judged.pixels - pixels for pixels in gone], fill)
+    coldest = True

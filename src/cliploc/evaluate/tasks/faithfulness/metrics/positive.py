@@ -1,6 +1,5 @@
 """Positive perturbation: how soon the prediction becomes wrong when the hottest pixels are removed."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from cliploc.evaluate.tasks.faithfulness import measure as base
@@ -26,13 +25,12 @@ class Positive(base.FaithfulnessMetric):
         )
     }
     curves: ClassVar = {"positive": base.Axis("share of pixels removed", TENTHS)}
+    coldest: ClassVar[bool] = False  # whether the coldest pixels are removed
 
     def measure(self, judged: base.Judged) -> base.Measured:
-        gone = [int(judged.pixels * share) for share in TENTHS]
-        scores = judged.scores(len(gone), self.without(judged, gone, judged.options.baseline or "black"))
+        gone, fill = [int(judged.pixels * share) for share in TENTHS], judged.options.baseline or "black"
+        hottest = [judged.pixels - count for count in gone]  # that stay where the coldest are removed
+        make = judged.keeping(hottest, fill) if self.coldest else judged.removing(gone, fill)
+        scores = judged.scores(len(gone), make)
         right = (scores.first == judged.meant).float().tolist()
         return base.Measured({self.name: base.area(right)}, {self.name: right})
-
-    def without(self, judged: base.Judged, gone: Sequence[int], fill: str) -> base.Make:
-        """Makes pictures, each without so many of its hottest pixels."""
-        return judged.removing(gone, fill)
