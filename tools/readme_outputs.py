@@ -13,7 +13,9 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from itertools import groupby
 from pathlib import Path
+from typing import get_args
 
 ROOT = Path(__file__).parents[1]
 README, METHODS = ROOT / "README.md", ROOT / "docs/methods/index.md"
@@ -53,9 +55,20 @@ def run(command: list[str], folder: Path) -> str:
     return re.sub(r", \d+\.\d s\b", "", ran.stdout + ran.stderr)
 
 
+def methods_table() -> str:
+    """The saliency methods in Markdown, by family."""
+    from cliploc.methods import Family, methods
+
+    kinds = get_args(Family)
+    lines = ["| method | `--method` | towers | paper |", "|---|---|---|---|"]
+    for family, of_family in groupby(sorted(methods, key=lambda m: kinds.index(m.family)), lambda m: m.family):
+        lines.append(f"| **{family}** | | | |")
+        lines += [f"| {m.title} | `{m.name}` | {', '.join(sorted(m.towers))} | {m.paper} |" for m in of_family]
+    return "\n".join(lines)
+
+
 def main() -> None:
-    table = run([*CLIPLOC, "methods", "--markdown"], README.parent).strip()
-    METHODS.write_text(TABLE.sub(lambda _: table, METHODS.read_text(encoding="utf-8")), encoding="utf-8")
+    METHODS.write_text(TABLE.sub(lambda _: methods_table(), METHODS.read_text(encoding="utf-8")), encoding="utf-8")
     page = README.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         README.write_text(with_outputs(page, Path(folder)), encoding="utf-8")

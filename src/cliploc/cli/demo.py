@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.text import Text
 
 import cliploc
-from cliploc import Options
 from cliploc.cli import options as cli
 from cliploc.cli.output import DONE, box_text, printable, writable
 from cliploc.cli.terminal import Terminal, title_row
@@ -24,7 +23,7 @@ class DemoFlags(cli.WithThreads):
 
 
 @cli.command(only=("model", "pretrained", "method", "recipe", "min_score", "device", "precision"))
-def demo(flags: DemoFlags, options: Options) -> int:
+def demo(flags: DemoFlags, options: cliploc.Options) -> int:
     """Try cliploc on the pictures that it includes."""
     from cliploc.draw.overlay import sheet
     from cliploc.images.demo import demo_photos

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import groupby
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
-import typer
 from rich.console import RenderableType
 from rich.text import Text
 
@@ -33,7 +31,6 @@ class MethodsFlags(cli.Flags):
     """What `methods` has."""
 
     part: str = cli.flag("A part of a name to search for.", "", metavar="NAME", positional=True)
-    markdown: bool = cli.flag("Print the table in Markdown.", False)
 
 
 def _chosen(registry: Registry[T], part: str) -> list[T]:
@@ -146,16 +143,6 @@ def methods(flags: MethodsFlags) -> int:
     from cliploc.methods import methods as registry
 
     chosen = _chosen(registry, flags.part)
-    if flags.markdown:
-        from cliploc.methods import Family
-
-        kinds = get_args(Family)
-        typer.echo("| method | `--method` | towers | paper |\n|---|---|---|---|")
-        for family, of_family in groupby(sorted(chosen, key=lambda m: kinds.index(m.family)), lambda m: m.family):
-            typer.echo(f"| **{family}** | | | |")
-            for m in of_family:
-                typer.echo(f"| {m.title} | `{m.name}` | {', '.join(sorted(m.towers))} | {m.paper} |")
-        return DONE
     rows: list[Sequence[str | Text]] = [title_row("name", "title", "family", "towers", "options", "paper")]
     for m in chosen:
         options = ", ".join(f"{key}={value}" for key, value in m.options.items()) or "–"

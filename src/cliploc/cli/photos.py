@@ -13,7 +13,6 @@ from typing import Any
 from rich.text import Text
 
 import cliploc
-from cliploc import CliplocError, Reporter
 from cliploc.cli import output
 from cliploc.cli.output import printable, write
 from cliploc.cli.terminal import Terminal, grid
@@ -74,19 +73,19 @@ class PhotoRun:
         self.ids[photo] = _file_of(photo).name
 
     @contextmanager
-    def started(self, label: str) -> Iterator[Reporter]:
+    def started(self, label: str) -> Iterator[cliploc.Reporter]:
         """Shows progress; no other run may write into the folder meanwhile."""
         self._start = time.perf_counter()
         with locked(self.folder), self.terminal.progress(label) as self._reporter:
             yield self._reporter
 
-    def count(self, reporter: Reporter, phase: str) -> None:
+    def count(self, reporter: cliploc.Reporter, phase: str) -> None:
         """The models are loaded: from here on pictures are counted."""
         reporter.phase(phase)
         reporter.start(len(self.paths), len(self.paths))
 
     # ------------------------------------------------------------------------------------------------ for each photo
-    def fail(self, source: str, error: CliplocError) -> None:
+    def fail(self, source: str, error: cliploc.CliplocError) -> None:
         """Records a picture that cannot be used; the run goes on with the others."""
         self._failures.append((source, str(error)))
         self._reporter.images(1)

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import _base as base
 from cliploc.evaluate.metrics import _boxes
-from cliploc.evaluate.metrics._base import Bootstrap, JudgedMap
 
 EDGES = np.append(base.TAUS, [1.0, 2.0])  # of the score bins; the last bin holds scores of 1
 Counts = npt.NDArray[np.int64]
@@ -26,7 +25,7 @@ class PxAP(base.Metric):
     Example:
         >>> heat, box, mask = np.array([[0.0, 1.0]]), np.zeros((0, 4)), np.array([[False, True]])
         >>> metric = PxAP()
-        >>> metric.add("a", metric.measure(JudgedMap("a", heat, box, (2, 1), mask)), None, None)
+        >>> metric.add("a", metric.measure(base.JudgedMap("a", heat, box, (2, 1), mask)), None, None)
         >>> metric.summarise(False).scores["pxap"].value
         1.0
     """
@@ -44,7 +43,7 @@ class PxAP(base.Metric):
         self._true = np.zeros((1 + base.POISSON_REPLICATES, len(EDGES) - 1), np.int64)  # row 0: every image once
         self._false = np.zeros_like(self._true)
 
-    def measure(self, judged: JudgedMap) -> dict[str, Any]:
+    def measure(self, judged: base.JudgedMap) -> dict[str, Any]:
         heat = _boxes.checked_map(judged.heat, "exact")
         # Histograms of the scores [2, 1001]: pixels of the object, and pixels outside it.
         counts = [np.histogram(heat[place], EDGES)[0] for place in base.checked_masks(judged)]
@@ -57,7 +56,7 @@ class PxAP(base.Metric):
         self._true += weights * true
         self._false += weights * false
 
-    def summarise(self, may_tune: bool, bootstrap: Bootstrap = base.DEFAULT) -> base.MetricSummary:  # noqa: ARG002
+    def summarise(self, may_tune: bool, bootstrap: base.Bootstrap = base.DEFAULT) -> base.MetricSummary:  # noqa: ARG002
         """PxAP. Its interval has 200 replicates for any `bootstrap` that has replicates."""
         base.check_any(len(self))
         if not self._true[0].any():

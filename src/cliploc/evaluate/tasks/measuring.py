@@ -1,7 +1,7 @@
 """Processes that compare maps with the truth while the model computes; they import no torch, so they start at once."""
 
 import io
-import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -123,7 +122,7 @@ def _start(modules: Sequence[str]) -> None:
     assert parent is not None
 
     def follow() -> None:
-        connection.wait([parent.sentinel])
+        multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()

@@ -23,7 +23,6 @@ from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.runs import engine, picture_files, plan, store
-from cliploc.runs.picture_files import PromptedPicture
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import GOOD_IOU, Boxes, FloatArray
 
@@ -237,7 +236,7 @@ def thumb(heat: FloatArray) -> bytes:
 class Query:
     """A picture, and the names to look for in it."""
 
-    sample: PromptedPicture
+    sample: picture_files.PromptedPicture
     labels: list[int]  # of names that the model knows
 
     def truth(self, size_wh: tuple[int, int]) -> dict[int, FloatArray]:
@@ -262,7 +261,7 @@ class NameEvaluator(PictureEvaluator):
     def describe(self, setting: plan.Setting) -> dict[str, Any]:
         return self.described(setting)
 
-    def look(self, sample: PromptedPicture) -> Query:
+    def look(self, sample: picture_files.PromptedPicture) -> Query:
         return Query(sample, [label for label in sample.labels if label not in self.unknown])
 
     def maps(self, seen: Query, methods: Sequence[str], reporter: Reporter) -> Mapping[str, Localization | None]:
