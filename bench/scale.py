@@ -18,9 +18,9 @@ from pathlib import Path
 from bench.resident import peak_mib
 from cliploc.evaluate.tasks.boxes.job import TASK
 from cliploc.evaluate.tasks.page import write_report
-from cliploc.evaluate.tasks.rows import cells_of, table_of
+from cliploc.evaluate.tasks.rows import BATCH, cells_of, table_of
 from cliploc.evaluate.tasks.task import conclude
-from cliploc.runs.store import BATCH, FILE, PICTURE, Row, open_run, rows_in
+from cliploc.runs.store import FILE, PICTURE, Row, open_run, rows_in
 
 
 def repeat(run: Path, out: Path, pictures: int, settings: int) -> int:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cliploc.evaluate.tasks.boxes.job import BoxTally
 from cliploc.evaluate.tasks.measuring import measure_sample
-from cliploc.evaluate.tasks.rows import box_columns, cells_of, rounded, sample_facts, table_of
+from cliploc.evaluate.tasks.rows import box_columns, cells_of, sample_facts, table_of, to_table
 from cliploc.evaluate.tasks.task import summed_up
 from cliploc.evaluate.tasks.worker import thumb
 from cliploc.runs.store import PICTURE, Row, open_run
@@ -85,7 +85,7 @@ def make_folder(
             "problems": [{"kind": "missing picture", "source": "val/<x>.jpg", "reason": "not there: fetch it"}],
         }
         run.insert("picture", [(place, one.id, "00", "") for place, one in enumerate(truths)])
-        run.insert("row", cells_of(rounded(rows, columns), columns))
+        run.insert("row", cells_of(to_table(rows, columns).to_pylist(maps_as_pydicts="strict"), columns))
     (out / "summary.json").write_text(json.dumps({"schema_version": 2, "settings": summary}), encoding="utf-8")
     return summary
 

@@ -294,7 +294,7 @@ def test_examples_know_synonyms_and_the_size_that_boxes_belong_to():
 
     def row(labels, truth, size):
         seen = evaluator.look(PromptedPicture("cat.jpg", CAT, size, labels, truth))
-        return evaluator.evaluate(seen, setting, evaluator.maps(seen, [setting.method], SILENT)[setting.method], SILENT)
+        return evaluator.evaluate(seen, evaluator.maps(seen, [setting.method], SILENT)[setting.method], setting, SILENT)
 
     scaled = row((0, 1, 2), {0: own[None] * [2, 3, 2, 3]}, (2 * width, 3 * height))
     assert scaled["all_present"] == [True, False]  # the model does not know "sun"

@@ -188,7 +188,7 @@ class NamedMaps(PictureEvaluator):
             raise RuntimeError("a bug")
         return dict.fromkeys(methods, seen)
 
-    def evaluate(self, seen: str, setting: Setting, heat: str, reporter: Reporter) -> Row:
+    def evaluate(self, seen: str, heat: str, setting: Setting, reporter: Reporter, /) -> Row:
         if seen == "odd" and setting.id == "c":
             raise InputError("odd: expected one number per pixel")
         return {"preview": heat.encode()}

@@ -148,13 +148,7 @@ class ExamplesEvaluator(worker.NameEvaluator):
 
     keep_maps = True  # the second look goes with the maps
 
-    def evaluate(
-        self,
-        seen: worker.Query,
-        setting: plan.Setting,  # noqa: ARG002
-        heat: Localization | None,
-        reporter: Reporter,  # noqa: ARG002
-    ) -> store.Row:
+    def evaluate(self, seen: worker.Query, heat: Localization | None, *_: Any) -> store.Row:
         if heat is None:
             return {column.name: [] for column in fields(Examples)}
         examples = examples_in(heat, heat.names, seen.truth(heat.image.size))
@@ -163,8 +157,9 @@ class ExamplesEvaluator(worker.NameEvaluator):
 
 def calibrate(localizer: Localizer, dataset: PromptedDataset, out: Path, reporter: Reporter = SILENT) -> Calibrated:
     """Fits the second look of a localizer to pictures with true boxes, in `out`, which is resumed."""
-    check_count(dataset)
     # Said before hours of work, not after.
+    if len(dataset) < FEWEST_PICTURES:
+        raise UsageError(f"expected at least {FEWEST_PICTURES} pictures, got {len(dataset)}: take more pictures")
     if all(sample.truth.keys() >= {*sample.labels} for sample in dataset.samples):
         raise UnfitError(f"expected names that are there and others that are not, got only these: {WITH_AND_WITHOUT}")
     setup, setting = as_setting(localizer)
@@ -196,12 +191,6 @@ def _column(values: Sequence[Any], name: str) -> npt.NDArray[Any]:
     if not name.startswith("of_"):
         return np.array(values, bool)
     return np.array(values, np.float64).reshape(-1, len(OF_NAME if name == "of_all" else OF_BOX))
-
-
-def check_count(dataset: PromptedDataset) -> None:
-    """Refuses too few pictures before a model runs."""
-    if len(dataset) < FEWEST_PICTURES:
-        raise UsageError(f"expected at least {FEWEST_PICTURES} pictures, got {len(dataset)}: take more pictures")
 
 
 def fitted(pictures: Sequence[Examples], before: Calibration, model: str, about: str) -> Calibrated:

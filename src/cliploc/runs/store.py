@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -312,7 +311,6 @@ PICTURE = """CREATE TABLE picture (
     stamp TEXT NOT NULL           -- of their sizes and times, by which a replaced file is noticed without reading it
 )"""
 JSON = "JSON TEXT"  # the type of columns that hold lists and objects
-BATCH = 1_000  # rows that are held in memory at a time
 Row = dict[str, Any]
 
 
@@ -352,10 +350,3 @@ def rows_in(out: Path, columns: Sequence[str] | None = None, where: str = "1", *
                 for place in places:
                     read[place] = None if read[place] is None else made(read[place])
             yield dict(zip(names, read, strict=True))
-
-
-def batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """The rows as lists that memory holds one at a time."""
-    left = iter(rows)
-    while batch := list(islice(left, BATCH)):
-        yield batch

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from cliploc.draw.html import Templates
@@ -26,11 +24,6 @@ TASKS = ("boxes", "segmentation", "faithfulness", "presence")
 TEMPLATES = Templates(*(Path(__file__).parent / task / "templates" for task in ("", *TASKS)))
 THUMB = 28  # side of the small maps in the rows of a benchmark
 MOST_LISTED = 200  # problems, and failures, that a page names
-
-
-def heat_of(thumb: bytes) -> npt.NDArray[np.uint8]:
-    """The small map `[28, 28]` of a row, in levels 0–255."""
-    return np.frombuffer(thumb, np.uint8).reshape(THUMB, THUMB)
 
 
 class DatasetEntry(msgspec.Struct, frozen=True):

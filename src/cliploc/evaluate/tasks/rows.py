@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cliploc.values import Sample
 
 # column → its kind, a key of `SQL` or "box", "values", "curves"; "float[]": a list of floats
 Columns = Mapping[str, str]
+BATCH = 1_000  # rows that are held in memory at a time
 SQL = {
     "text": "TEXT",
     "bool": "BOOLEAN",
@@ -127,18 +129,13 @@ def to_table(rows: Sequence[store.Row], columns: Columns) -> Any:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def rounded(rows: Sequence[store.Row], columns: Columns) -> list[store.Row]:
-    """Rows with the columns' types: floats as these have them, null where a row has no value."""
-    made: list[store.Row] = to_table(rows, columns).to_pylist(maps_as_pydicts="strict")
-    return made
-
-
 def write_parquet(path: Path, rows: Iterable[store.Row], columns: Columns) -> None:
     """Writes rows into a Parquet file, for pandas and others."""
 
     def write(temporary: Path) -> None:
         with arrow().parquet.ParquetWriter(temporary, schema_of(columns), compression="zstd") as file:
-            for batch in store.batches(rows):
+            left = iter(rows)
+            while batch := list(islice(left, BATCH)):
                 file.write_table(to_table(batch, columns))
 
     write_atomic(path, write)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError
 from cliploc.evaluate.tasks.report import THUMB
-from cliploc.evaluate.tasks.rows import Columns, rounded, sample_facts
+from cliploc.evaluate.tasks.rows import Columns, sample_facts, to_table
 from cliploc.find import prepare, prompts
 from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization
@@ -100,7 +100,7 @@ class PictureEvaluator(Evaluator):
         """Method → its map."""
 
     @abstractmethod
-    def evaluate(self, seen: Any, setting: plan.Setting, heat: Any, reporter: Reporter) -> store.Row:
+    def evaluate(self, seen: Any, heat: Any, setting: plan.Setting, reporter: Reporter, /) -> store.Row:
         """The columns of one map."""
 
     def stream(self, shards: Iterable[engine.Shard], reporter: Reporter) -> Generator[EvaluatedShard, None, None]:
@@ -133,7 +133,7 @@ class PictureEvaluator(Evaluator):
             try:
                 if isinstance(heat := maps[setting.method], ModelError):
                     raise heat
-                outcome[setting.id] = self.evaluate(seen, setting, heat, reporter)
+                outcome[setting.id] = self.evaluate(seen, heat, setting, reporter)
             except (InputError, *FAILURES) as error:
                 outcome[setting.id] = reason(error, setting.id)
         return outcome
@@ -217,7 +217,9 @@ class EvaluationWorker:
                 found = {"status": "failed", "reason": columns} if isinstance(columns, str) else columns
                 rows.append({**of_sample, "setting": setting.id, "status": "ok", **found})
         notes = dict.fromkeys(note for each in evaluated for note in each.notes)
-        return engine.Part(index, rounded(rows, self._columns), tuple(notes))
+        # With the columns' types: floats as these have them, null where a row has no value.
+        content = to_table(rows, self._columns).to_pylist(maps_as_pydicts="strict")
+        return engine.Part(index, content, tuple(notes))
 
     def close(self) -> None:
         """Ends the processes of the evaluators."""
@@ -226,7 +228,7 @@ class EvaluationWorker:
 
 
 def thumb(heat: FloatArray) -> bytes:
-    """A small copy of a map `[H, W]` in 0–1: the mean in 28×28 cells, as levels 0–255; `heat_of` reads it."""
+    """A small copy of a map `[H, W]` in 0–1: the mean in 28×28 cells, as levels 0–255."""
     small = F.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(heat, np.float32))[None], THUMB)[0]
     return bytes((small.clamp(0, 1) * 255).round().to(torch.uint8).numpy().tobytes())
 

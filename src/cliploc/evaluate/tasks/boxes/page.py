@@ -99,7 +99,7 @@ def _picture(run: report.TaskRun, row: Row, visible: bool) -> Image.Image:
     size = fit_within((width, height), SIDE)
     photograph = run.photograph(row["path"], size) if visible else None
     image = Image.new("RGB", size, GREY) if photograph is None else photograph.convert("RGB")
-    paint_map(image, report.heat_of(row["thumb"]))
+    paint_map(image, np.frombuffer(row["thumb"], np.uint8).reshape(report.THUMB, report.THUMB))
     scale, line = np.array(size * 2) / np.array([width, height] * 2), captions.line_width(size)
     for boxes, colour, dash in ((row["boxes"] or (), BOX_COLOUR, 0), (row["true_boxes"], TRUE_COLOUR, 4 * line)):
         for box in boxes:

@@ -122,7 +122,7 @@ class FaithfulnessEvaluator(worker.PictureEvaluator):
     def maps(self, seen: SeenPicture, methods: Sequence[str], reporter: Reporter) -> Mapping[str, FloatArray]:
         return self._measurer.maps(seen, methods, reporter=reporter)
 
-    def evaluate(self, seen: SeenPicture, setting: Setting, heat: FloatArray, reporter: Reporter) -> Row:
+    def evaluate(self, seen: SeenPicture, heat: FloatArray, setting: Setting, reporter: Reporter, /) -> Row:
         others = self._measurer.others(seen, setting.method, reporter)
         measured = self._measurer.measure_map(seen, heat, others, reporter)
         return {
@@ -172,13 +172,13 @@ class ValueTally(task.Tally):
         return {
             **means,
             "confidence_95": ends,
-            "curves": {name: {"mean": mean_curve(of_name)} for name, of_name in curves.items()},
+            "curves": {name: {"mean": _mean(of_name)} for name, of_name in curves.items()},
             **({"measured": measured} if measured else {}),
             **counts,
         }
 
 
-def mean_curve(curves: Sequence[Sequence[float | None]]) -> list[float | None]:
+def _mean(curves: Sequence[Sequence[float | None]]) -> list[float | None]:
     """The mean score at each place; None where no curve has one."""
     scores = np.array(curves, np.float64)  # [n, T]; None is NaN
     means = ratio(np.nansum(scores, axis=0), np.isfinite(scores).sum(axis=0))

@@ -17,7 +17,6 @@ from cliploc.evaluate.tasks.rows import OF_PICTURE
 from cliploc.find.calibration import reliability
 from cliploc.localization import Localization
 from cliploc.runs import plan, store
-from cliploc.support.reporter import Reporter
 
 VERSION = 1  # of the format of manifest and summary
 SHARD = 16  # pictures that are computed and written together
@@ -83,13 +82,7 @@ def run_presence(
 class PresenceEvaluator(worker.NameEvaluator):
     """Compares what a localizer says of names with what is there."""
 
-    def evaluate(
-        self,
-        seen: worker.Query,
-        setting: plan.Setting,  # noqa: ARG002
-        heat: Localization | None,
-        reporter: Reporter,  # noqa: ARG002
-    ) -> store.Row:
+    def evaluate(self, seen: worker.Query, heat: Localization | None, *_: Any) -> store.Row:
         sample = seen.sample
         unknown = [label for label in sample.labels if label in self.unknown]
         row = {"labels": seen.labels, "unknown": unknown, "unknown_there": [label in sample.truth for label in unknown]}

@@ -159,7 +159,7 @@ class LabelMapEvaluator(worker.PictureEvaluator):
             labelled[name] = (heat > heat.mean()).astype(np.int16), precision
         return labelled
 
-    def evaluate(self, seen: _Read, setting: Setting, heat: _Labelled, reporter: Reporter) -> Row:  # noqa: ARG002
+    def evaluate(self, seen: _Read, heat: _Labelled, setting: Setting, *_: Any) -> Row:
         labels, precision = heat
         pairs = metrics.pixel_pairs(seen.sample.id, labels, seen.truth, len(self.segmenter.protocol.classes))
         if self._folder is not None:
