@@ -33,9 +33,7 @@ LISTED = {
         "evaluate": "Evaluate score maps or label maps of any tool.",
         "calibrate": "Fit scores and presence to your pictures.",
     },
-    "Learn": {
-        "train": "Train TS-CAM's or LCTR's layers on a frozen model.",
-    },
+    "Learn": {"train": "Train TS-CAM's or LCTR's layers on a frozen model."},
     "About": {
         "models": "List or describe models, or download weights.",
         "methods": "List the saliency methods, with their options.",

@@ -111,8 +111,8 @@ def _classes(dataset: data.Dataset, reasons: dict[str, str]) -> Iterable[tuple[s
 
 
 def _describe(terminal: Terminal, name: str) -> int:
-    reader: data.Reader | data.LabelledReader
-    reader = (data.labelled_readers if name in data.labelled_readers.names() else data.readers).get(name)
+    readers: Any = data.labelled_readers if name in data.labelled_readers.names() else data.readers
+    reader = readers.get(name)
     rows = [("name", reader.name), ("what it is", f"{reader.title}: {reader.about}"), ("get it at", reader.source)]
     rows += [("" if i else "splits", f"{s.name}, to {s.role} on: {s.about}") for i, s in enumerate(reader.splits)]
     terminal.data(facts(rows))

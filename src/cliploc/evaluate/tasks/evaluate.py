@@ -43,10 +43,7 @@ def folder_of(what: str, folder: str | Path) -> Path:
 
 
 def measured(
-    samples: Sequence[S],
-    measure: Callable[[S], J | Problem],
-    leave_out: Callable[[Problem], None],
-    reporter: Reporter,
+    samples: Sequence[S], measure: Callable[[S], J | Problem], leave_out: Callable[[Problem], None], reporter: Reporter
 ) -> Iterator[tuple[S, J]]:
     """Each sample with what is measured of it, but for those with a problem."""
     reporter.phase("maps")

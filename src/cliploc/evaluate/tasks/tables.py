@@ -9,6 +9,7 @@ from typing import Any, Literal
 from cliploc.draw import colours
 from cliploc.draw.html import LIGHT, data_uri
 from cliploc.evaluate.metrics import all_numbers
+from cliploc.evaluate.tasks.paired import Comparison
 from cliploc.evaluate.tasks.report import SettingResult, TaskRun
 from cliploc.support.files import csv_text
 from cliploc.support.imports import install, not_installed
@@ -81,29 +82,28 @@ def numbers_table(
     words: Mapping[str, tuple[str, Callable[[SettingResult], str]]] = {},  # title → meaning, and the text of a setting
 ) -> Table:
     """A row for each setting: words, its numbers with their intervals, and counts; key → title and meaning."""
+    by = next((numbers[one.compared.number][0] for one in run.settings if one.compared), None)
     rows = [
         [
             Cell(setting.id),
             *(Cell(text_of(setting)) for _, text_of in words.values()),
             *(cell(setting.number(key), setting.interval(key)) for key in numbers),
-            *_differences(run, setting, cell),
+            *(_difference(setting.compared, cell) if by else ()),
             *(counted(setting.number(key)) for key in counts),
         ]
         for setting in run.settings
     ]
     columns = {"setting": "", **{title: about for title, (about, _) in words.items()}, **dict(numbers.values())}
-    if by := next((numbers[one.compared.number][0] for one in run.settings if one.compared), None):
+    if by:
         columns["to the best"] = f"difference in {by} to the best setting, picture by picture"
         columns["p"] = "of this difference; Holm's, for all comparisons of the run"
     columns |= dict(counts.values())
     return Table("All numbers, with 95 % intervals", columns, rows, {"setting", *words}, notes)
 
 
-def _differences(run: TaskRun, setting: SettingResult, cell: Callable[[float | None, Interval], Cell]) -> list[Cell]:
-    """How a setting compares with the best one; nothing where none of the run is compared."""
-    if not any(one.compared for one in run.settings):
-        return []
-    if (found := setting.compared) is None:
+def _difference(found: Comparison | None, cell: Callable[[float | None, Interval], Cell]) -> list[Cell]:
+    """How a setting compares with the best one."""
+    if found is None:
         return [Cell("–"), Cell("–")]
     return [cell(found.difference, found.confidence_95), decimal(found.p, 3)]
 

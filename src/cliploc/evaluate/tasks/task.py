@@ -171,12 +171,13 @@ def run_task(
     # Refuses what cannot be used before anything is written.
     notes, worker = Notes(reporter), worker_of(tuple(settings))
     described = worker.describe()
+    about = {"name": dataset.name, "split": dataset.split, "role": dataset.role}
     manifest = {
         "schema_version": task.version,
         "kind": task.kind,
         "cliploc_version": __version__,
         **({"plugins": plugins} if (plugins := plugin_sources()) else {}),
-        "dataset": dataset_entry(dataset, selection or {}),
+        "dataset": {**about, **(selection or {}), "classes": [asdict(one) for one in dataset.classes]},
         "settings": {setting.id: entry for setting, entry in zip(settings, described, strict=True)},
         "shard_size": shard_size,
         **(entries or {}),
@@ -352,12 +353,6 @@ def _changed(run: store.Store, shard: Shard, stamps: Mapping[str, str]) -> list[
 
 
 # ---------------------------------------------------------------------------------------------------------- the dataset
-def dataset_entry(dataset: AnyDataset, selection: Mapping[str, Any]) -> dict[str, Any]:
-    """A dataset's entry in a manifest, without its samples and what no number depends on."""
-    about = {"name": dataset.name, "split": dataset.split, "role": dataset.role}
-    return {**about, **selection, "classes": [asdict(class_name) for class_name in dataset.classes]}
-
-
 def samples_entry(dataset: AnyDataset) -> dict[str, Any]:
     """The number of samples, and a digest of all about them that the numbers depend on."""
     digest = hashlib.sha256()

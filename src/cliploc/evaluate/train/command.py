@@ -63,9 +63,7 @@ def train(flags: TrainFlags, options: Options, chosen: TrainOptions) -> int:
             templates=options.templates,
             pretrained=options.pretrained,
             reporter=replace(
-                reporter,
-                failed=lambda _, error: terminal.say(f"left out: {error}", style="red"),
-                note=terminal.say,
+                reporter, failed=lambda _, error: terminal.say(f"left out: {error}", style="red"), note=terminal.say
             ),
         )
     best = trained.history[trained.best - 1]

@@ -63,11 +63,6 @@ class Measures(msgspec.Struct, frozen=True):
         """Those of a run."""
         return msgspec.convert(manifest, cls)
 
-    @property
-    def visible(self) -> dict[str, Number]:
-        """The numbers that the terminal shows."""
-        return {key: number for key, number in self.numbers.items() if number.visible}
-
 
 TASK = task.BenchmarkTask(
     "faithfulness",
@@ -77,7 +72,7 @@ TASK = task.BenchmarkTask(
     lambda: NUMBER_COLUMNS,
     lambda _, run: ValueTally([*(numbers := Measures.in_(run).numbers)], next(iter(numbers.values())).best),
     numbers=lambda run: {key: (number.title, number.about) for key, number in Measures.in_(run).numbers.items()},
-    shown=lambda _, run: {key: number.title for key, number in Measures.in_(run).visible.items()},
+    shown=lambda _, run: {key: one.title for key, one in Measures.in_(run).numbers.items() if one.visible},
     best=lambda key, run: Measures.in_(run).numbers[key].best,
 )
 
