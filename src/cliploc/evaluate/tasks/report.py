@@ -72,8 +72,7 @@ class SettingResult:
     @property
     def failed(self) -> Sequence[Mapping[str, str]]:
         """Its failures: the sample and the reason of each."""
-        failed: Sequence[Mapping[str, str]] = self.numbers.get("failed", ())
-        return failed
+        return list(self.numbers.get("failed", ()))
 
 
 @dataclass(frozen=True)

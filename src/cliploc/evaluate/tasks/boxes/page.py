@@ -130,7 +130,8 @@ def write_boxes_report(folder: Path, *, pictures: bool = True) -> Path:
         if any(setting.number(key) is not None for setting in run.settings)
     }
     titles = {key: (number.title, number.about) for key, number in numbers.items()}
-    words = {"τ": ("of GT-known, Top-1 and Top-5 Loc, VL-Score's rule and mean best IoU", _tau_text)}
+    of_tau = "of GT-known, Top-1 and Top-5 Loc, VL-Score's rule and mean best IoU"
+    words = {"τ": (of_tau, lambda setting: f"{_tau(setting):.3g}")}
     table = tables.numbers_table(run, titles, COUNTS, NOTES, cell=percent, words=words)
     rows: dict[str, list[BoxRow]] = {setting.id: [] for setting in run.settings}
     for row in rows_in(folder, BoxRow.__struct_fields__, "row.iou IS NOT NULL"):
@@ -168,10 +169,6 @@ def by_accuracy(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float | Non
 def _tau(setting: report.SettingResult) -> float:
     """The τ of a setting's boxes."""
     return float(setting.numbers.get("threshold", setting.about["threshold"]))
-
-
-def _tau_text(setting: report.SettingResult) -> str:
-    return f"{_tau(setting):.3g}"
 
 
 def _curves(settings: Sequence[report.SettingResult], rows: Rows) -> tables.Figure:

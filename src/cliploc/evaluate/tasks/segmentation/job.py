@@ -1,10 +1,9 @@
 """`run_segmentation` and its page: mIoU of a grid of settings, resumable; see docs/segmentation.md."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, Unpack
+from typing import Any, NamedTuple, TypeAlias, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -100,8 +99,7 @@ def run_segmentation(
 
 
 # -------------------------------------------------------------------------------------------------------- the evaluator
-@dataclass(frozen=True)
-class _Read:
+class _Read(NamedTuple):
     """A picture with its true label map."""
 
     sample: LabelledPicture
