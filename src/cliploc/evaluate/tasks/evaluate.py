@@ -113,8 +113,12 @@ def evaluate_folder(
     ranked = read_predictions(predictions, leave_out) if predictions is not None else {}
     for image_id in sorted(ranked.keys() - set(ids)):
         leave_out(Problem("prediction", image_id, "predicted, but not in image_ids.txt: add its metadata or remove it"))
-    chosen, evaluated = _metrics(threshold), 0
-    measure = partial(_measure_map, maps, convention, threshold)
+    chosen = [
+        metric.at(threshold)
+        for metric in metrics.all_metrics("boxes")
+        if threshold is not None or not metric.needs_threshold or metric.chooses_threshold
+    ]
+    evaluated, measure = 0, partial(_measure_map, maps, convention, chosen)
     for one, columns in measured(truths, measure, leave_out, reporter):
         evaluated += 1
         if predictions is not None and one.image_id not in ranked:
@@ -148,17 +152,8 @@ def _of_metadata(maps: Path, metadata: str | Path, leave_out: LeftOut) -> tuple[
     return ids, truths
 
 
-def _metrics(threshold: float | None) -> list[metrics.Metric]:
-    """The metrics that compare with boxes; without a threshold only those that need none or choose it themselves."""
-    return [
-        metric.at(threshold)
-        for metric in metrics.all_metrics("boxes")
-        if threshold is not None or not metric.needs_threshold or metric.chooses_threshold
-    ]
-
-
 def _measure_map(
-    maps: Path, convention: metrics.Convention, threshold: float | None, truth: Truth
+    maps: Path, convention: metrics.Convention, chosen: Sequence[metrics.Metric], truth: Truth
 ) -> Columns | Problem:
     """The metrics' columns of one map, or its problem."""
     path = maps / f"{truth.image_id}.npy"
@@ -166,7 +161,7 @@ def _measure_map(
         heat = metrics.checked_map(read_map(path, convention), convention)
         judged = metrics.JudgedMap(truth.image_id, heat, np.array(truth.xyxy), truth.size_wh, convention=convention)
         columns: Columns = {}
-        for metric in _metrics(threshold):
+        for metric in chosen:
             columns |= metric.measure(judged)
         return columns
     except InputError as error:
