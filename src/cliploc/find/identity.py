@@ -26,7 +26,6 @@ def described(flow: Flow, task: Task, method_options: Mapping[str, Any]) -> dict
         "heads": {key: head.digest() for key, head in task.heads.items()},
         "templates": flow.texts.templates,
         "exemplars": flow.texts.exemplar_facts,
-        "background": tuple(map("|".join, flow.texts.background_synonyms)),
         "resize": flow.preparation.resize,
         "interpolation": flow.backbone.interpolation,
         "image_size": flow.preparation.input_hw,

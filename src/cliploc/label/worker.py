@@ -22,7 +22,7 @@ from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Boxes
 
 LEAST_FIT = 0.02  # of boxes whose maps score less, only a name's best could ever be shown
-RESERVED = {"background", "text_cache"}  # options that `annotate` sets itself
+RESERVED = {"text_cache"}  # options that `annotate` sets itself
 
 
 class AnnotateWorker:
@@ -30,7 +30,7 @@ class AnnotateWorker:
 
     def __init__(
         self,
-        labels: prompts.Labels,  # names and background
+        labels: prompts.Labels,
         options: Options,  # of `Localizer`; scores and numbers of boxes are those of drafts, which are chosen later
         least: float | None = None,  # the least presence that any call asks for; None: the usual
         masks: bool = False,  # whether each box has its mask
@@ -44,7 +44,6 @@ class AnnotateWorker:
             least = None
         self.localizer = Localizer(
             **options.but(
-                background=labels.background,
                 min_presence=least,
                 min_score=0.0,
                 max_boxes=DEFAULTS.max_boxes,
