@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from cliploc.errors import CliplocWarning, UsageError, first_line
 from cliploc.options import parse_share
 from cliploc.support.files import read_text, user_path
-from cliploc.values import TextSet
+from cliploc.values import FloatArray, TextSet
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 MAX_NAME_LENGTH = 300  # characters; CLIP reads 77 tokens
@@ -46,7 +45,7 @@ TEMPLATE_SETS = {"default": DEFAULT_TEMPLATES, **OPENAI_SETS, "name-only": ("{}"
 class Embedded(str):
     """A name with an embedding `[D]` of the user's own: a learnt prompt, a direction; it equals no other text."""
 
-    embedding: npt.NDArray[np.float32]
+    embedding: FloatArray
 
     def __new__(cls, name: str, embedding: Any) -> Self:
         """An embedding `[D]`, an array or a tensor."""
@@ -67,7 +66,7 @@ class Embedded(str):
         return Embedded, (str(self), self.embedding)
 
 
-def _array(values: Any) -> npt.NDArray[np.float32]:
+def _array(values: Any) -> FloatArray:
     """Numbers of an array or of a tensor, which may be on a GPU or have a graph."""
     return np.asarray(values.detach().cpu().float() if hasattr(values, "detach") else values, np.float32)
 

@@ -17,7 +17,6 @@ from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from msgspec.structs import replace
 from torch import Tensor
@@ -53,7 +52,7 @@ from cliploc.runs.label_store import (
     Taught,
     TaughtPicture,
 )
-from cliploc.values import Boxes, FloatArray, Floats
+from cliploc.values import Boxes, FloatArray, Floats, IntArray
 
 VERSION = 7  # of what is taught and drawn
 FEWEST = 40  # pictures with a name, from which it is taught before anything is reviewed: of 32 insects it got worse
@@ -139,7 +138,7 @@ class _Presence:
         self._alike = (self._seen @ self._seen.T).double().numpy() + self.OFFSET  # [K, K]
         self._weights = self._solved(np.arange(len(self._missing)))
 
-    def _solved(self, ids: npt.NDArray[np.int64]) -> Floats:
+    def _solved(self, ids: IntArray) -> Floats:
         alike = self._alike[np.ix_(ids, ids)] + self.NOISE * np.eye(len(ids))
         return np.linalg.solve(alike, self._missing[ids]).astype(np.float64)
 
