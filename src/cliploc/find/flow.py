@@ -195,18 +195,19 @@ class Flow:
             if rule is not None and second is not None:  # it chooses among all boxes
                 rule = replace(rule, max_boxes=None, min_score=0.0)
             remarks = dict.fromkeys(self.texts.remarks(item.texts))
-            finished = self.steps.finished(b, maps, task, of_batch.wanted[b], reasons, rule, run.keep_maps)
+            made = self.steps.finished(b, maps, task, of_batch.wanted[b], reasons, rule, run.keep_maps)
+            frame, heat, boxes, reasons = made  # boxes before a second look
             result = Localization(
                 source=item.picture.source,
                 image=item.picture.image,
                 names=item.texts.names,
                 scores=evidence.scores[b].cpu().numpy(),
                 presence=None if evidence.presence is None else evidence.presence[b].cpu().numpy(),
-                found=np.array([reason is None for reason in finished.reasons]),
-                reasons=finished.reasons,
-                maps=finished.maps,
-                frame=finished.frame,
-                boxes=finished.boxes,
+                found=np.array([reason is None for reason in reasons]),
+                reasons=reasons,
+                maps=heat,
+                frame=frame,
+                boxes=boxes,
                 notes=(*item.picture.notes, *item.notes, *remarks),
                 embedding=of_batch.embedding[b].clone().cpu().numpy(),
                 method=task.method.title,
@@ -222,7 +223,7 @@ class Flow:
             )
             if second is None or not run.boxes:
                 return result
-            return result.judged_by(second.judge(finished.boxes, finished.reasons, task.box_rule))
+            return result.judged_by(second.judge(boxes, reasons, task.box_rule))
 
     def describe(self, task: Task, method_options: Mapping[str, Any]) -> dict[str, Any]:
         """All that the results of a task depend on, defaults too: the identity of a run."""
