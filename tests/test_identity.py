@@ -102,7 +102,7 @@ OF_LOCALIZER: dict[str, Second] = {
     "model": Second("mini-vit", {"method": "grad_cam"}), "pretrained": Second("other"), "method": Second("layer_cam"),
     "method_options": Second({"stages": (-1, -2)}, {"method": "layer_cam"}),
     "head": Second("HEAD", {"method": "ts_cam+cam"}), "templates": Second("name-only"),
-    "background": Second(("grass",)), "exemplars": Second((f"red=@{PHOTO}",)), "resize": Second("pad"),
+    "exemplars": Second((f"red=@{PHOTO}",)), "resize": Second("pad"),
     "image_size": Second(40), "scales": Second((1, 1.5)), "windows": Second((3.0,)), "flip": Second(True),
     "refine": Second(("affinity", "guided")), "threshold": Second(0.77), "components": Second("largest"),
     "min_area": Second(0.01), "max_boxes": Second(1), "nms_iou": Second(0.25), "split_peaks": Second(0.2),
@@ -243,10 +243,8 @@ def test_a_run_of_every_name_can_have_any_minimum_presence(photos: Path, once: A
     assert annotated(photos, out, {}).computed == 0
 
 
-def test_a_background_or_a_contrast_makes_another_annotation(photos: Path, once: Any) -> None:
+def test_a_contrast_makes_another_annotation(photos: Path, once: Any) -> None:
     out = once("annotate", lambda out: annotated(photos, out, {}))
-    with pytest.raises(UsageError, match=rf"{OTHER_RUN}.*background"):
-        annotated(photos, out, {"labels": ["red", "blue", "background: lawn"]})
     with pytest.raises(UsageError, match="also has red: name all that it has"):
         annotated(photos, out, {"labels": ["red~green", "blue"]})
 

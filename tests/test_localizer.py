@@ -260,26 +260,6 @@ def test_a_constant_map_is_zeros_and_not_found(backbones):
         assert len(found.boxes) == 0
 
 
-def test_background_is_subtracted_and_may_win(backbones):
-    backbone = backbones["gap_cnn"]
-    localizer = build(backbone, background=["blue", "green"])
-    seen = []
-
-    def spied(ctx):
-        seen.append(ctx.text)
-        return cam(ctx)
-
-    give_function(localizer, spied)
-    mostly_blue = photo((64, 64), blue=(0, 0, 64, 40), red=(20, 44, 36, 60))
-    found = localizer(mostly_blue, ["red"])
-    red, blue, green = backbone.encode_text(["a red thing", "a blue thing", "a green thing"])
-    assert_rounded(seen[0], (red - (blue + green) / 2)[None, None], TERMS, 1)
-    assert found.reasons == ("the background 'blue' fits better",)
-    assert_rounded(found.scores, build(backbone)(mostly_blue, ["red"]).scores, TERMS, 1)
-    mostly_red = localizer(photo((64, 64), red=(8, 8, 56, 56)), ["red"])
-    assert mostly_red.found[0]
-
-
 def test_unknown_names_are_told_and_the_others_found(gap):
     gap.unknown_reason = lambda word: f"{word!r} means nothing to it" if word.startswith("zork") else None
     localizer = build(gap)
@@ -291,8 +271,6 @@ def test_unknown_names_are_told_and_the_others_found(gap):
     assert mixed.names == ("zork",)
     assert_rounded(mixed.maps[0], found.maps[1], TERMS, STRETCHED)
     assert mixed.found[0]
-    with pytest.raises(UsageError, match="background name 'zork' cannot be used: 'zork' means nothing to it"):
-        build(gap, background=["red", "zork"])
 
 
 # -------------------------------------------------------------------------------------------------------------- trouble
@@ -380,7 +358,7 @@ REFUSED = [  # lists of names are in tests/find/test_prompts.py, values out of r
     ([TALL, WIDE], [["red"], []], {}, "expected at least one name to look for, got none"),
     (7, ["red"], {}, "expected a path, a PIL image or a numpy array, got int"),
     (TALL, ["red"], {"method_options": {"size": 3}}, "cam has no option 'size'"),
-    (TALL, ["red"], {"background": "sky"}, "expected background, a list of texts, got 'sky'"),
+    (TALL, ["red"], {"refine": "pamr"}, "expected refine, a list of texts, got 'pamr'"),
     (TALL, ["red"], {"image_size": 33}, "expected an image_size of multiples of 4 for gap_cnn, got 33"),
 ]
 
@@ -610,7 +588,7 @@ MODES = {
 def test_modes_that_the_program_set_change_nothing(model):
     names, picture = ["cat", "remote control"], np.asarray(Image.open(CAT).resize((80, 60)))
     fitting = ["cam", "grad_cam", "layer_cam"] if model == "mini" else ["naclip", "chefer", "legrad", "rollout"]
-    options = {"background": ["sofa"], "text_cache": False}
+    options = {"text_cache": False}
     before = Localizer(create_once(model), **options)
     (expected,) = before.compare([picture], names, fitting)
     best = before.classify(picture, names)

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.find import prompts
+from cliploc.values import ByteArray
 
 if TYPE_CHECKING:
     from supervision import Detections
 
     from cliploc.localizer import Localizer
 
-Picture: TypeAlias = npt.NDArray[np.uint8] | Image.Image | str
+Picture: TypeAlias = ByteArray | Image.Image | str
 
 
 class Detector:

@@ -22,7 +22,7 @@ from cliploc.images.rle import Rle, decode, encode
 from cliploc.methods import as_tensor
 from cliploc.options import Colormap, number, short
 from cliploc.support.imports import check_installed
-from cliploc.values import Boxes, FloatArray, Masks
+from cliploc.values import BoolArray, Boxes, FloatArray, Masks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,7 +75,7 @@ class Localization:
     names: tuple[str, ...]
     scores: FloatArray
     presence: FloatArray | None
-    found: npt.NDArray[np.bool_]
+    found: BoolArray
     reasons: tuple[str | None, ...]
     maps: FloatArray
     frame: Frame
@@ -88,7 +88,7 @@ class Localization:
     rule: BoxRule | None = None
     presence_rule: PresenceRule | None = None
     judged: Judgement | None = None
-    calibrated: npt.NDArray[np.bool_] | None = None
+    calibrated: BoolArray | None = None
     second_look: SecondLook | None = None
     sides: FloatArray | None = None
     mask_source: MaskSource | None = None
@@ -165,14 +165,14 @@ class Localization:
             of_names[p] = self.name_mask(p)
         return Masks(self._of_boxes(), of_names, self.names, self.label_map())
 
-    def box_masks(self) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+    def box_masks(self) -> Iterator[tuple[int, BoolArray]]:
         """The number of each box and its mask `[H, W]`, one at a time, because all together may need much memory."""
         if self.mask_source is not None:
             return ((index, decode(mask)) for index, mask in self._drawn.items())
         self.check_maps()
         return masks.box_masks(self.frame, self.maps, self.boxes, self.box_rule)
 
-    def name_mask(self, index: int) -> npt.NDArray[np.bool_]:
+    def name_mask(self, index: int) -> BoolArray:
         """Where a name's heat exceeds the threshold, `[H, W]`; nowhere for a name that was not found.
 
         With a `mask_source` the masks of the name's boxes together.
@@ -199,7 +199,7 @@ class Localization:
             return {}
         return {index: encode(mask) for index, mask in self.mask_source.box_masks(self)}
 
-    def _of_boxes(self) -> npt.NDArray[np.bool_]:
+    def _of_boxes(self) -> BoolArray:
         of_boxes = np.zeros((len(self.boxes), *self.frame.original_hw), bool)  # [n, H, W]
         for index, mask in self.box_masks():
             of_boxes[index] = mask

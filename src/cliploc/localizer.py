@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cliploc import Localization, Options, UsageError, towers
 from cliploc.boxes import BoxRule, masks
-from cliploc.find import calibration, heads, identity, passes, prompts, running, tasks, texts
+from cliploc.find import calibration, heads, passes, prompts, running, tasks, texts
 from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
 from cliploc.find.passes import MaskedEncoder
@@ -35,8 +35,8 @@ class Localizer:
             tag's weights; None for the model's own.
         method: a name of `cliploc methods`, or several joined by "+", whose maps are averaged: "gem+legrad"; it runs as
             published. None for the model's recipe: a method with what makes its boxes better; see docs/recipes.md.
-        **options: every other option of `cliploc.Options`: scales, flip, refine, threshold, templates, background,
-            precision, memory …; `print(cliploc.Options.explain())` tells what each one does.
+        **options: every other option of `cliploc.Options`: scales, flip, refine, threshold, templates, precision,
+            memory …; `print(cliploc.Options.explain())` tells what each one does.
 
     Attributes:
         options: the options as given, and the recipe's values for those left out.
@@ -77,8 +77,6 @@ class Localizer:
         # Wrong options, templates, names, guides and exemplars are refused before a model is built.
         resolve_options(found_method, chosen.method_options)
         self.templates = prompts.resolve_templates(chosen.templates)
-        if chosen.background:
-            prompts.parse(chosen.background, contrasts=False)
         find_refinements(chosen.refine or ())
         if isinstance(chosen.guide, str):
             towers.check_guide(chosen.guide)
@@ -226,7 +224,7 @@ class Localizer:
         """Zero-shot classification (Radford 2021, section 3.1): which of the names fits each picture best.
 
         The whole picture is compared, once, at the first scale, or, where that is 2 or more, at the model's own size.
-        `method`, `flip` and `background` play no part.
+        `method` and `flip` play no part.
 
         Args:
             images: a path, PIL image or array, or a list of them.
@@ -335,7 +333,7 @@ class Localizer:
             UsageError: a method that does not fit, or that the file of `learnt` does not hold for.
         """
         flow, task, method_options = self._resolved(method, options)
-        about = identity.described(flow, task, method_options)
+        about = flow.describe(task, method_options)
         learnt = self._texts.learnt
         if learnt is None:
             return about

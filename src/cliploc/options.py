@@ -374,11 +374,6 @@ class Options(Checked):
         "name-only.",
         about="In Python one of these texts or a list of them. The embeddings of all sentences are averaged.",
     )
-    background: Sequence[str] = option(
-        (), group="prompt", metavar="NAME", repeat=True, help="Name of the background, as a contrast; repeatable.",
-        about="The map shows where a name scores higher than these, and a name that scores lower than one of them is "
-        "not found.",
-    )
     exemplars: Sequence[str | Exemplar] = option(
         (), group="prompt", check=_check_exemplars, python_only=True,
         help='Pictures that stand for names: `cliploc.images.exemplars.Exemplar`, or texts such as "cup=@photo.jpg".',

@@ -16,6 +16,9 @@ from cliploc.errors import UsageError
 Threshold: TypeAlias = float | Literal["auto"]  # a number, or by a rule of its own
 FloatArray = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+ByteArray = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
 ResizePolicy = Literal["squash", "crop", "crop-floor", "pad"]
 Interpolation = Literal["bicubic", "bilinear"]
 WSOL_SIDE = 224  # pixels of the maps that the WSOL evaluation compares

@@ -144,8 +144,6 @@ def test_help_has_every_option_of_the_localizer_in_sections(command):
         wanted.remove("text_cache")
     if command in ("compare", "benchmark boxes"):
         wanted.remove("masks_by")  # they draw no masks
-    if command == "annotate":
-        wanted.remove("background")  # a line of the labels
     if command == "compare":
         wanted.remove("recipe")  # a method is named
     assert {config.flags_of(name)[0].partition("/")[0] for name in wanted} <= set(flags)

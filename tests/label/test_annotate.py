@@ -96,15 +96,12 @@ def coco_boxes(out: Path) -> dict[str, list[tuple[str, list[float]]]]:
 
 
 # ------------------------------------------------------------------------------------------------------------- inputs
-def test_labels_have_synonyms_thresholds_and_a_background(tmp_path):
+def test_labels_have_synonyms_and_thresholds(tmp_path):
     path = tmp_path / "labels.txt"
-    path.write_text(
-        "\ufeff# mine\ncat|kitten @0.3\n  traffic   light \nn01440764 @ .9\n\nBackground: lawn|grass\nmail@home\n"
-    )
+    path.write_text("\ufeff# mine\ncat|kitten @0.3\n  traffic   light \nn01440764 @ .9\n\nmail@home\n")
     labels = read_labels(path)
     assert labels.entries == ("cat|kitten", "traffic light", "tench|Tinca tinca", "mail@home")
     assert labels.thresholds == (0.3, None, 0.9, None)
-    assert labels.background == ("lawn|grass",)
     assert labels.names == ("cat", "traffic light", "tench", "mail@home")
 
 
@@ -114,7 +111,7 @@ def test_labels_have_synonyms_thresholds_and_a_background(tmp_path):
         (["cat @1.5"], "cat @1.5: expected a threshold from 0 to 1 after @, got 1.5"),
         (["cat @high"], "got high"),
         (["cat", "cat @0.2"], "expected each name once, got 'cat' 2 times"),
-        (["background: lawn"], "expected names to find, got none"),
+        (["cat", "Background: lawn"], "got 'Background: lawn': give each name its contrast instead: cat~lawn"),
         (["a\x00b"], "control character"),
         ("cat", "expected a list of names"),
     ],

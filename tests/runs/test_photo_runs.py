@@ -117,11 +117,10 @@ def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest
 
 def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
-    path.write_text("# mine\n\ncat|kitten\nn07747607\nbackground: bicycle\n")
+    path.write_text("# mine\n\ncat|kitten\nn07747607\n")
     words = ("localize", CAT, "--recipe", "fast")
-    document = document_of(*words, "-p", "sofa", "--labels", path, "--background", "lamp")
+    document = document_of(*words, "-p", "sofa", "--labels", path)
     assert document["settings"]["names"] == ["sofa", "cat|kitten", "orange"]
-    assert document["settings"]["background"] == ["lamp", "bicycle"]
     assert [one["name"] for one in document["pictures"][0]["names"]] == ["sofa", "cat", "orange"]
 
 

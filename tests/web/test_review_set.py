@@ -64,11 +64,11 @@ def saved(state: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def test_a_set_is_opened_corrected_and_written_in_its_own_format(labels: Path) -> None:
     before = labels.read_bytes()
-    opened = open_set(labels, None, None)
-    assert (opened.out.name, opened.failed) == ("set_review", {})
-    with served(opened.out) as address:
+    out, failed = open_set(labels, None, None)
+    assert (out.name, failed) == ("set_review", {})
+    with served(out) as address:
         assert sent(f"{address}/exports", {})[1]["files"] == ["corrected/set.json"]
-        assert (opened.out / "corrected" / "set.json").read_bytes() == before
+        assert (out / "corrected" / "set.json").read_bytes() == before
         _, state = sent(f"{address}/pictures/0")
         assert [(box["xyxy"], box["label"]) for box in state["boxes"]] == [([1, 2, 21, 12], 0), ([39, 2, 40, 12], 0)]
         first, odd = state["boxes"]
@@ -79,12 +79,12 @@ def test_a_set_is_opened_corrected_and_written_in_its_own_format(labels: Path) -
     expected["annotations"][0]["category_id"] = 5
     added = {"id": 14, "image_id": 7, "category_id": 3, "bbox": [3, 4, 10, 10], "area": 100, "iscrowd": 0}
     expected["annotations"].append(added)
-    assert corrected(opened.out) == expected
+    assert corrected(out) == expected
     assert labels.read_bytes() == before
 
 
 def test_suspects_of_a_check_come_first_and_answers_stay(checked: Path) -> None:
-    out = open_set(checked, None, None).out
+    out = open_set(checked, None, None)[0]
     assert out == checked / "review"
     with served(out) as address:
         margins = {one["name"]: one["margin"] for one in sent(f"{address}/pictures")[1]}
@@ -101,7 +101,7 @@ def test_suspects_of_a_check_come_first_and_answers_stay(checked: Path) -> None:
 
 
 def test_what_cannot_be_opened_is_one_line(labels: Path, checked: Path, tmp_path: Path) -> None:
-    out = open_set(labels, None, None).out
+    out = open_set(labels, None, None)[0]
     with served(out) as address:
         assert "dropped in its pictures" in sent(f"{address}/names", {"name": "cat", "to": None})[1]["error"]
         assert sent(f"{address}/names", {"name": "cat", "to": "lynx"})[0] == 200

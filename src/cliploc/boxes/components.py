@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cliploc.errors import UsageError
 from cliploc.options import DEFAULTS, OPTIONS, Options, Share, ShareOrAuto, check_value
-from cliploc.values import FloatArray, Threshold
+from cliploc.values import BoolArray, ByteArray, FloatArray, IntArray, Threshold
 
 MAPS_AT_ONCE = 64  # tall stacks of maps are labelled in one call; this bounds their memory
 
@@ -65,19 +65,19 @@ class MapBoxes:
     # region, as a share of the map's maximum. Of `scored_boxes` the estimated chance that the box has IoU ≥ 0.5 with
     # what the map is of.
     score: FloatArray
-    index: npt.NDArray[np.int64]  # [n] integers: which map a box belongs to
-    region: npt.NDArray[np.int64]  # [n] integers: the number of a box's region in the labels of `labelled_boxes`
+    index: IntArray  # [n] integers: which map a box belongs to
+    region: IntArray  # [n] integers: the number of a box's region in the labels of `labelled_boxes`
 
 
 @dataclass(frozen=True)
 class _Regions:
     """n regions of a stack of maps: corners `[n, 4]` on the stack, area, peak, index of the map, number in labels."""
 
-    corners: npt.NDArray[np.int64]
-    area: npt.NDArray[np.int64]
+    corners: IntArray
+    area: IntArray
     peak: FloatArray
-    index: npt.NDArray[np.int64]
-    region: npt.NDArray[np.int64]
+    index: IntArray
+    region: IntArray
 
 
 def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
@@ -166,13 +166,13 @@ def _chosen(
     return order if rule.max_boxes is None else first_of_each(regions.index, order, rule.max_boxes)
 
 
-def first_of_each(index: npt.NDArray[np.int64], order: npt.NDArray[np.intp], most: int) -> npt.NDArray[np.intp]:
+def first_of_each(index: IntArray, order: npt.NDArray[np.intp], most: int) -> npt.NDArray[np.intp]:
     """The first boxes of each map, by map number `[n]` and an order in which those of one map are side by side."""
     of = index[order]
     return order[np.arange(len(order)) - np.searchsorted(of, of) < most]
 
 
-def are_first(index: npt.NDArray[np.int64], most: int | None) -> npt.NDArray[np.bool_]:
+def are_first(index: IntArray, most: int | None) -> BoolArray:
     """Which boxes `[n]`, best first within each map, are among the first of theirs; all of them without a maximum."""
     first = np.ones(len(index), bool)
     if most is not None:
@@ -220,8 +220,8 @@ def _divided(
 
 
 def _measured(
-    hot: npt.NDArray[np.uint8], values: FloatArray, connectivity: Literal[4, 8]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], FloatArray, npt.NDArray[Any]]:
+    hot: ByteArray, values: FloatArray, connectivity: Literal[4, 8]
+) -> tuple[IntArray, IntArray, FloatArray, npt.NDArray[Any]]:
     """Corners `[n, 4]`, area and largest value of each region, and the labels, from 1, of the regions' pixels."""
     labels: npt.NDArray[Any]
     count, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=connectivity)
@@ -232,16 +232,14 @@ def _measured(
     return np.stack([left, top, left + width, top + height], axis=1), area, peaks[1:], labels
 
 
-def corners_of(lines: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int64]:
+def corners_of(lines: list[npt.NDArray[np.int32]]) -> IntArray:
     """The bounding rectangles `[n, 4]` of outlines, exclusive right and bottom edge."""
     corners = np.array([cv2.boundingRect(line) for line in lines], np.int64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     return corners
 
 
-def suppress(
-    xyxy: FloatArray, index: npt.NDArray[np.int64], order: npt.NDArray[np.int64], iou: float
-) -> npt.NDArray[np.int64]:
+def suppress(xyxy: FloatArray, index: IntArray, order: IntArray, iou: float) -> IntArray:
     """Greedy non-maximum suppression within each map. In `order` each map's boxes are adjacent; the order is kept."""
     boxes, map_of = xyxy[order].astype(np.float64), index[order]
     left, top, right, bottom = boxes.T
@@ -266,15 +264,13 @@ MAX_SUMMITS = 64  # for more, testing the paths between them costs more than fin
 class Parts:
     """The parts of one region, highest peak first."""
 
-    xyxy: npt.NDArray[np.int64]  # [n, 4], exclusive right and bottom edge
-    area: npt.NDArray[np.int64]  # [n], pixels
+    xyxy: IntArray  # [n, 4], exclusive right and bottom edge
+    area: IntArray  # [n], pixels
     peak: FloatArray  # [n], the largest value inside
-    labels: npt.NDArray[np.int64]  # [h, w], 1 … n inside the parts, 0 outside the region
+    labels: IntArray  # [h, w], 1 … n inside the parts, 0 outside the region
 
 
-def divide(
-    heat: FloatArray, inside: npt.NDArray[np.bool_], low: float, least: float, connectivity: Literal[4, 8]
-) -> Parts | None:
+def divide(heat: FloatArray, inside: BoolArray, low: float, least: float, connectivity: Literal[4, 8]) -> Parts | None:
     """Divides a region of `[h, w]` at peaks of prominence ≥ `least` (Chazal et al. 2013); None: fewer than two."""
     if not may_divide(heat, inside, low, least, connectivity):
         return None
@@ -300,7 +296,7 @@ def divide(
 
 
 def may_divide(
-    heat: FloatArray, inside: npt.NDArray[np.bool_] | None, low: float, least: float, connectivity: Literal[4, 8]
+    heat: FloatArray, inside: BoolArray | None, low: float, least: float, connectivity: Literal[4, 8]
 ) -> bool:
     """Whether a second peak may be prominent. Mostly none is, and this test is much faster than finding the basins.
 
@@ -341,7 +337,7 @@ def may_divide(
     return True
 
 
-def outer_outlines(hot: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.int32]]:
+def outer_outlines(hot: ByteArray) -> list[npt.NDArray[np.int32]]:
     """The outer outline `[n, 1, 2]` of each 8-connected region; a fifth of the time of cv2's components."""
     lines, nested = cv2.findContours(hot, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not lines:
@@ -372,7 +368,7 @@ def _saddles(
     return list(zip(level[order].tolist(), a[order].tolist(), b[order].tolist(), strict=True))
 
 
-def _join(saddles: list[tuple[float, int, int]], tallest: FloatArray, least: float) -> npt.NDArray[np.int64]:
+def _join(saddles: list[tuple[float, int, int]], tallest: FloatArray, least: float) -> IntArray:
     """For each basin the basin of the peak that its part belongs to."""
     roots = list(range(len(tallest)))
     heights, needed = tallest.tolist(), float(np.float32(least))
@@ -392,9 +388,7 @@ def root_of(roots: list[int], part: int) -> int:
     return part
 
 
-def _extents(
-    labels: npt.NDArray[np.int64], on: npt.NDArray[Any]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _extents(labels: IntArray, on: npt.NDArray[Any]) -> tuple[IntArray, IntArray]:
     """Bounding rectangle and number of pixels of each label except 0."""
     of = labels.ravel()[on]
     order = np.argsort(of, kind="stable")

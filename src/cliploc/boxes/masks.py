@@ -14,10 +14,9 @@ import numpy.typing as npt
 from cliploc.boxes.components import BoxRule, hot_levels
 from cliploc.boxes.score import scored_regions
 from cliploc.images.geometry import Frame
-from cliploc.images.rle import BoolArray
 from cliploc.methods import as_tensor
 from cliploc.options import SAM
-from cliploc.values import Boxes, FloatArray
+from cliploc.values import BoolArray, Boxes, ByteArray, FloatArray
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
@@ -64,7 +63,7 @@ def name_mask(frame: Frame, heat: FloatArray, rule: BoxRule) -> BoolArray:
 def label_map(
     frame: Frame,
     maps: FloatArray,
-    found: npt.NDArray[np.bool_],
+    found: BoolArray,
     rule: BoxRule,
     mask_of: Callable[[int], BoolArray] | None = None,
 ) -> npt.NDArray[np.uint16]:
@@ -106,7 +105,7 @@ class GrabCutMasks:
                 finer = cv2.resize(cut, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
                 yield index, finer if finer.any() else mask
 
-    def _cut(self, pixels: npt.NDArray[np.uint8], heat: FloatArray, level: float) -> BoolArray:
+    def _cut(self, pixels: ByteArray, heat: FloatArray, level: float) -> BoolArray:
         """The pixels `[h, w]` of a thing in a picture `[h, w, 3]`, by its heat and the level that hot pixels exceed."""
         margin = self._margin * float(heat.max())
         sure = np.where(heat > level, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)

@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from cliploc.boxes.components import BoxRule
 from cliploc.boxes.score import scored_boxes
 from cliploc.boxes.sides import moved, readings
 from cliploc.images.geometry import Frame
-from cliploc.values import Boxes, FloatArray, rounded_below
+from cliploc.values import BoolArray, Boxes, FloatArray, rounded_below
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
@@ -24,7 +23,7 @@ NO_SCORE, NO_REGION = "no box scores", "no region of its map reaches"  # how rea
 def boxes_of(
     frame: Frame,
     maps: FloatArray,
-    found: npt.NDArray[np.bool_],
+    found: BoolArray,
     names: tuple[str, ...],
     rule: BoxRule,
     sides: FloatArray | None = None,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from cliploc.boxes import components
 from cliploc.boxes.components import BoxRule, MapBoxes
 from cliploc.options import MIN_SCORE
-from cliploc.values import FloatArray, Floats, Threshold
+from cliploc.values import BoolArray, FloatArray, Floats, IntArray, Threshold
 
 MOVED = 0.1  # how far τ is moved to see whether a box depends on it
 RING = 0.5  # how far the ring round a box goes, as a share of the box's side
@@ -65,7 +65,7 @@ def scored_regions(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArr
     return MapBoxes(boxes.xyxy[order], score[order], boxes.index[order], boxes.region[order]), labels
 
 
-def high_enough(score: FloatArray, index: npt.NDArray[np.int64], min_score: Threshold) -> npt.NDArray[np.bool_]:
+def high_enough(score: FloatArray, index: IntArray, min_score: Threshold) -> BoolArray:
     """Which boxes `[n]`, best first within each map, have the minimum score; "auto": a map's first box stays."""
     if min_score == "auto":
         best = np.ones(len(index), bool)
@@ -100,19 +100,19 @@ def features_of(heat: FloatArray, xyxy: npt.ArrayLike, rule: BoxRule) -> Feature
     return Features(contrast, (like[0] + like[1]) / 2, within / max(within.max(initial=0), np.finfo(float).tiny))
 
 
-def _areas(xyxy: npt.NDArray[np.int64]) -> Floats:
+def _areas(xyxy: IntArray) -> Floats:
     areas: Floats = (xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1).astype(np.float64)
     return areas
 
 
-def _sums(sums: Floats, xyxy: npt.NDArray[np.int64]) -> Floats:
+def _sums(sums: Floats, xyxy: IntArray) -> Floats:
     """`[n]`, of the map's values in each box, by its summed-area table."""
     left, top, right, bottom = xyxy.T
     total: Floats = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
     return total
 
 
-def _regions(heat: FloatArray, level: float, rule: BoxRule) -> npt.NDArray[np.int64]:
+def _regions(heat: FloatArray, level: float, rule: BoxRule) -> IntArray:
     """`[m, 4]`, all hot regions above a level; by outlines, which are faster, where 8 neighbours and no parts count."""
     if rule.split_peaks < 1 or rule.connectivity == 4:
         share = min(max(level / float(heat.max()), 0.0), 1.0)
@@ -122,7 +122,7 @@ def _regions(heat: FloatArray, level: float, rule: BoxRule) -> npt.NDArray[np.in
     return components.corners_of(components.outer_outlines(hot))
 
 
-def _likeness(boxes: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> Floats:
+def _likeness(boxes: IntArray, others: IntArray) -> Floats:
     """`[n]`, the IoU of each box with the one of the others that is most like it; 0 where there is none."""
     best, rows = np.zeros(len(boxes)), max(1, PAIRS // max(1, len(others)))
     area, other_area = _areas(boxes), _areas(others)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cliploc import Options, UsageError
+from cliploc import Options
 from cliploc.cli import options as cli
 from cliploc.cli.photos import PhotoRun, settings_of
 
@@ -26,10 +26,8 @@ def classify(flags: ClassifyFlags, options: Options) -> int:
     """
     from cliploc.find import prompts
 
-    typed, background = flags.names()
-    if background:
-        raise UsageError(f"expected no background name, got {background[0]!r}: classify compares whole pictures")
-    names = typed or cli.read_names("imagenet")[0]
+    typed = flags.names()
+    names = typed or cli.read_names("imagenet")
     cli.check_words(names, "classify")
     prompts.parse(names, prompts.resolve_templates(options.templates), contrasts=False)  # before a model is loaded
     run = PhotoRun(flags.photos, quiet=flags.as_json)

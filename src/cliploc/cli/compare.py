@@ -45,13 +45,13 @@ def compare(flags: CompareFlags, options: Options) -> int:
     from cliploc.find.prepare import Request
     from cliploc.methods import find
 
-    names, background = flags.names()
+    names = flags.names()
     if not names or not flags.method:
         missing = "--method as names of `cliploc methods`" if names else "at least one name to look for"
         raise UsageError(f"expected {missing}, got none: {EXAMPLE}")
     methods = {name: find(name) for name in cli.method_names(flags.method)}
     titles = {name: method.title for name, method in methods.items()}
-    names, options = cli.with_exemplars(names, options.but(background=(*options.background, *background)))
+    names, options = cli.with_exemplars(names, options)
     of_methods = cli.options_of_methods(list(methods), flags.option)
     prompts.parse(names, prompts.resolve_templates(options.templates))  # checked before a model is loaded
     weights = cli.pair_weights(flags.model or ["mini"], flags.pretrained)

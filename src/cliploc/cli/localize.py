@@ -17,7 +17,6 @@ from cliploc.options import words_of
 from cliploc.support.files import DEMO
 
 MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
-NOT_OF_DRAFTS = ("background", "text_cache")  # `annotate` has no such options
 
 
 class LocalizeFlags(cli.PhotoFlags, cli.DrawingFlags):
@@ -47,9 +46,8 @@ def localize(flags: LocalizeFlags, options: Options) -> int:
         raise UsageError("expected --out with --save-maps, got none: choose a folder for the maps")
     if masks and out is None and not flags.as_json:
         raise UsageError("expected --json or --out with --masks, got neither: choose where to write the masks")
-    names, background = flags.names()
-    of_drafts = {name: value for name, value in options.changed().items() if name not in NOT_OF_DRAFTS}
-    options = options.but(background=(*options.background, *background))
+    names = flags.names()
+    of_drafts = {name: value for name, value in options.changed().items() if name != "text_cache"}
     if not names:
         raise UsageError(
             f'expected at least one name to look for, got none: cliploc localize {flags.photos[0]} -p "cat"'

@@ -196,15 +196,14 @@ class PhotoFlags(WithThreads, WithJson):
         flags=("--prompt", "-p"),
     )
     labels: Path | None = flag(
-        "A file with more names, one per line: cat|kitten; or background: lawn; or FILE.safetensors of embeddings.",
+        "A file with more names, one per line: cat|kitten; or FILE.safetensors of embeddings.",
         None,
         metavar="FILE|imagenet",
     )
 
-    def names(self) -> tuple[list[str], list[str]]:
-        """The names asked for, and the background names of the file."""
-        names, background = read_names(self.labels)
-        return [*(self.prompt or ()), *names], background
+    def names(self) -> list[str]:
+        """The names asked for."""
+        return [*(self.prompt or ()), *read_names(self.labels)]
 
 
 class DrawingFlags(Flags):
@@ -291,14 +290,14 @@ class EngineFlags(WithThreads):
 
 
 # -------------------------------------------------------------------------------------------------- what texts mean
-def read_names(labels: str | Path | None) -> tuple[list[str], list[str]]:
-    """The names in a file of labels, or ImageNet's, and the file's background names."""
+def read_names(labels: str | Path | None) -> list[str]:
+    """The names in a file of labels, or ImageNet's."""
     from cliploc.find import prompts
 
     if labels is None or str(labels) == "imagenet":
-        return [one.name for one in prompts.imagenet_classes()] if labels else [], []
+        return [one.name for one in prompts.imagenet_classes()] if labels else []
     if Path(labels).suffix == ".safetensors":
-        return list(prompts.read_embeddings(labels)), []
+        return list(prompts.read_embeddings(labels))
     read = prompts.read_labels(labels)
     for entry, threshold in zip(read.entries, read.thresholds, strict=True):
         if threshold is not None:
@@ -306,7 +305,7 @@ def read_names(labels: str | Path | None) -> tuple[list[str], list[str]]:
                 f"{labels}: {entry} @{threshold:g}: only annotate takes a threshold for each name: leave it out, or "
                 "use --min-presence"
             )
-    return list(read.entries), list(read.background)
+    return list(read.entries)
 
 
 def with_exemplars(names: Sequence[str], options: Options) -> tuple[list[str], Options]:

@@ -50,8 +50,7 @@ def segment(flags: SegmentFlags, options: Options, segmentation: SegmentationOpt
 
     if flags.rle and flags.out is None and not flags.as_json:
         raise UsageError("expected --json or --out with --rle, got neither: choose where to write the pixels")
-    names, in_file = flags.names()
-    background = [*(flags.background or []), *in_file]
+    names, background = flags.names(), flags.background or []
     if not names:
         raise UsageError(f'expected names, got none: cliploc segment {flags.photos[0]} -p "cat" -p "sofa"')
     cli.check_words([*names, *background], "segment")

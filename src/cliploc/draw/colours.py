@@ -5,12 +5,12 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from cliploc.options import Colormap
+from cliploc.values import ByteArray
 
 Colour = tuple[int, int, int]
-Cover = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]  # of each level of heat: colours [256, 3], opacity [256]
+Cover = tuple[ByteArray, ByteArray]  # of each level of heat: colours [256, 3], opacity [256]
 
 COLORMAP: Colormap = "viridis"  # seen on fur, flowers and wood, as few things are blue-green
 INK: Colour = (17, 17, 17)

@@ -17,7 +17,7 @@ from cliploc.draw.colours import COLORMAP, INK, PAPER, Colour, Cover, as_hex, he
 from cliploc.draw.sheet import MAX_SIDE, Panel, Sheet, grid_of
 from cliploc.errors import UsageError
 from cliploc.options import Colormap, Share, check_value
-from cliploc.values import FloatArray
+from cliploc.values import BoolArray, ByteArray, FloatArray
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
@@ -318,17 +318,17 @@ def heat_layer(result: Localization, index: int, opacity: float = OPACITY) -> Im
     return Image.merge("RGBA", [*Image.fromarray(colours[levels]).split(), Image.fromarray(opacities[levels])])
 
 
-def _levels(heat: FloatArray) -> npt.NDArray[np.uint8]:
-    levels: npt.NDArray[np.uint8] = (heat * 255).round().astype(np.uint8)
+def _levels(heat: FloatArray) -> ByteArray:
+    levels: ByteArray = (heat * 255).round().astype(np.uint8)
     return levels
 
 
-def paint_map(image: Image.Image, heat: npt.NDArray[np.uint8], opacity: float = OPACITY) -> None:
+def paint_map(image: Image.Image, heat: ByteArray, opacity: float = OPACITY) -> None:
     """Draws a map `[h, w]` onto a picture: dimmed where it is cold, in the heat's colours where it is hot."""
     _paint(image, [heat], [heat_cover(opacity)])
 
 
-def _paint(image: Image.Image, heats: Sequence[npt.NDArray[np.uint8]], covers: Sequence[Cover]) -> None:
+def _paint(image: Image.Image, heats: Sequence[ByteArray], covers: Sequence[Cover]) -> None:
     """Lays the covers of some maps of one size on a picture: each place has that of the hottest map."""
     if not any(heat.any() for heat in heats):
         return
@@ -356,7 +356,7 @@ def outline(image: Image.Image, heat: FloatArray, level: float | None, colour: C
         _draw_rings(image, [(colour, heat > level)])
 
 
-def _draw_rings(image: Image.Image, shapes: Sequence[tuple[Colour, npt.NDArray[np.bool_]]]) -> None:
+def _draw_rings(image: Image.Image, shapes: Sequence[tuple[Colour, BoolArray]]) -> None:
     """Draws the outlines of masks `[h, w]`: bright between two dark lines, so that they can be seen on anything."""
     draw = ImageDraw.Draw(image)
     line = max(2, round(0.6 * captions.line_width(image.size)))
@@ -370,7 +370,7 @@ def _draw_rings(image: Image.Image, shapes: Sequence[tuple[Colour, npt.NDArray[n
 
 def _paint_masks(image: Image.Image, result: Localization, colours: Mapping[int, Colour], opacity: float) -> None:
     """Draws the masks of these names' boxes (index → colour): all shades first, so that outlines stay visible."""
-    shapes: list[tuple[Colour, npt.NDArray[np.bool_]]] = []
+    shapes: list[tuple[Colour, BoolArray]] = []
     chosen = result
     if result.mask_source is None:  # whose masks are not kept, so that fewer are made
         chosen = replace(result, boxes=result.boxes.where([int(label) in colours for label in result.boxes.label]))

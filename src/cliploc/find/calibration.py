@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from cliploc.errors import InputError, first_line
 from cliploc.support.files import user_path, write_atomic
-from cliploc.values import FloatArray, Floats
+from cliploc.values import BoolArray, FloatArray, Floats
 
 KIND = "cliploc calibration"
 VERSION = 3  # of its features
@@ -75,7 +75,7 @@ class Calibration:
             if len(getattr(self, name).weights) != len(features):
                 raise ValueError(f"{name} has {len(getattr(self, name).weights)} weights, expected {len(features)}")
 
-    def passes(self, of_names: Floats, min_presence: float) -> npt.NDArray[np.bool_]:
+    def passes(self, of_names: Floats, min_presence: float) -> BoolArray:
         """`[P]`, which names are looked at again, from what the first look says of them."""
         return (of_names[:, 0] >= FIRST_LOOK) | (self.first(of_names) >= min_presence)
 
@@ -116,7 +116,7 @@ def package_calibration(model: str) -> Calibration:
     return msgspec.convert(every.get(model, every["others"]), Calibration)
 
 
-def fit_logistic(features: Floats, true: npt.NDArray[np.bool_], weight: Floats) -> Logistic:
+def fit_logistic(features: Floats, true: BoolArray, weight: Floats) -> Logistic:
     """The most likely logistic model of features `[n, F]` for what is true `[n]`, weighted, slightly regularised."""
     from sklearn.linear_model import LogisticRegression  # here: only who fits needs it
 

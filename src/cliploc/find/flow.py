@@ -9,9 +9,10 @@ space's size, h × w a feature grid, H × W the first scale's input.
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
 from operator import or_
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -21,6 +22,7 @@ from cliploc.find import passes, recipes
 from cliploc.find.calibration import Calibration
 from cliploc.find.learnt import Lesson
 from cliploc.find.prepare import Preparation, Prepared, Request, Result, RunOptions, Unreadable
+from cliploc.find.presence import VERSION as BANK_VERSION
 from cliploc.find.presence import Bank, Evidence, Presence
 from cliploc.find.running import Progress, torch_modes
 from cliploc.find.second_look import SecondLook, regions_of
@@ -29,11 +31,14 @@ from cliploc.find.tasks import Task, TaskMaker, present_names
 from cliploc.find.texts import Texts
 from cliploc.localization import Localization
 from cliploc.methods import Context, TrainedHead
-from cliploc.options import FOUND, Options
+from cliploc.options import FOUND, RESULT_OPTIONS, Options
 from cliploc.refine import resolve_refinements
+from cliploc.towers import precision_name
 from cliploc.towers.tower import Backbone, Guide, Needs, Trace
 
 READ_APART = 2.0  # from this scale on, scores and a second look have a pass of their own; docs/studies/presence.md
+# Options that a run's identity has under other keys.
+ELSEWHERE = {"pretrained", "method_options", "head", "second_look", "calibration", "learnt"}
 
 
 @dataclass(frozen=True)
@@ -190,18 +195,19 @@ class Flow:
             if rule is not None and second is not None:  # it chooses among all boxes
                 rule = replace(rule, max_boxes=None, min_score=0.0)
             remarks = dict.fromkeys(self.texts.remarks(item.texts))
-            finished = self.steps.finished(b, maps, task, of_batch.wanted[b], reasons, rule, run.keep_maps)
+            made = self.steps.finished(b, maps, task, of_batch.wanted[b], reasons, rule, run.keep_maps)
+            frame, heat, boxes, reasons = made  # boxes before a second look
             result = Localization(
                 source=item.picture.source,
                 image=item.picture.image,
                 names=item.texts.names,
                 scores=evidence.scores[b].cpu().numpy(),
                 presence=None if evidence.presence is None else evidence.presence[b].cpu().numpy(),
-                found=np.array([reason is None for reason in finished.reasons]),
-                reasons=finished.reasons,
-                maps=finished.maps,
-                frame=finished.frame,
-                boxes=finished.boxes,
+                found=np.array([reason is None for reason in reasons]),
+                reasons=reasons,
+                maps=heat,
+                frame=frame,
+                boxes=boxes,
                 notes=(*item.picture.notes, *item.notes, *remarks),
                 embedding=of_batch.embedding[b].clone().cpu().numpy(),
                 method=task.method.title,
@@ -217,7 +223,34 @@ class Flow:
             )
             if second is None or not run.boxes:
                 return result
-            return result.judged_by(second.judge(finished.boxes, finished.reasons, task.box_rule))
+            return result.judged_by(second.judge(boxes, reasons, task.box_rule))
+
+    def describe(self, task: Task, method_options: Mapping[str, Any]) -> dict[str, Any]:
+        """All that the results of a task depend on, defaults too: the identity of a run."""
+        guide, source = self.guide, self.mask_source
+        looks = {"bank": BANK_VERSION, "calibration": self.calibration.document()}
+        return {
+            **{name: getattr(self.options, name) for name in RESULT_OPTIONS if name not in ELSEWHERE},
+            "model": self.backbone.name,
+            "weights": self.backbone.weights_id,
+            "method": task.method.name,
+            "options": self.tasks.named_options(task, method_options),
+            "heads": {key: head.digest() for key, head in task.heads.items()},
+            "templates": self.texts.templates,
+            "exemplars": self.texts.exemplar_facts,
+            "resize": self.preparation.resize,
+            "interpolation": self.backbone.interpolation,
+            "image_size": self.preparation.input_hw,
+            "refine": self.refine if task.refined else (),
+            **asdict(task.box_rule),
+            "precision": precision_name(self.backbone.dtype),
+            "masked_precision": self.masked.precision,
+            "guide": None if guide is None else {"name": guide.name, "weights": guide.weights_id},
+            "masks_by": self.options.masks_by if source is None else source.id,
+            "min_presence": self.min_presence,
+            **({"reads_apart": True} if self.reads_apart else {}),
+            **({"second_look" if self.second_look else "first_look": looks} if self.compares else {}),
+        }
 
     def is_calibrated(self, method: str) -> bool:
         """Whether the chances of a second look were fitted to this model, method and settings."""

@@ -142,7 +142,9 @@ class SemanticHead(nn.Module, ABC):
         head.
         """
         weights = self.place_weights(_grid(seen), seen.tokens)  # [h, w]
-        pooled = _wide(self.convolved_mean(seen))  # [B, C_out]
+        pooled = self.convolved_mean(seen)  # [B, C_out]
+        if pooled.dtype in (torch.float16, torch.bfloat16):  # too coarse for sums and norms
+            pooled = pooled.float()
         if seen.dense is not None:
             pooled = pooled + self.config.logit_scale * torch.einsum("bdhw,hw->bd", seen.dense, weights)
         return pooled if text is None else pooled @ text.T
@@ -283,11 +285,6 @@ def neighbour_means(tokens: Tensor, weights: Tensor) -> Tensor:
     h, w = weights.shape
     shifted = [padded[2 - i + 1 : 2 - i + 1 + h, 2 - j + 1 : 2 - j + 1 + w] for i in range(3) for j in range(3)]
     return torch.einsum("bdhw,nhw->bdn", tokens, torch.stack(shifted)).flatten(1)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """Converts half precision to float32, as sums and norms in half precision are too coarse."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _grid(seen: Seen) -> tuple[int, int]:

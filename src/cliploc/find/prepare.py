@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -124,12 +124,6 @@ class Unreadable:
     source: str
     error: InputError
 
-    @classmethod
-    def by(cls, item: Prepared, error: ModelError) -> Self:
-        """A picture for which the model gave no number."""
-        source = item.picture.source
-        return cls(item.id, source, InputError(f"{source}: {error}"))
-
 
 class Preparation:
     """How a localizer reads pictures; `windows`: side in inputs."""
@@ -192,7 +186,8 @@ class Preparation:
                 places = itertools.count()
                 for item in batch:
                     if isinstance(made, ModelError) and isinstance(item, Prepared):
-                        item = Unreadable.by(item, made)
+                        source = item.picture.source
+                        item = Unreadable(item.id, source, InputError(f"{source}: {made}"))
                     if isinstance(item, Unreadable) or isinstance(made, ModelError):
                         assert isinstance(item, Unreadable)
                         reporter.failed(item.source, item.error)

@@ -269,11 +269,6 @@ class Presence:
             against = self.texts.contrasts(item.texts)
             for p in [] if against is None else (against @ embedding[b] >= scores[b]).nonzero().flatten().tolist():
                 absences[b][p] = absences[b][p] or f"{item.texts.contrasts[p][0]!r} fits better"
-        if self.texts.background is not None:
-            rivals, rival = (embedding @ self.texts.background.T).max(dim=1)  # [B]
-            for b, p in (rivals[:, None] >= scores).nonzero().tolist():
-                word = self.texts.background_synonyms[int(rival[b])][0]
-                absences[b][p] = absences[b][p] or f"the background {word!r} fits better"
         if presence is not None and low is not None:
             values = presence.tolist()
             for b, p in low.nonzero().tolist():

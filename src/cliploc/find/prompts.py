@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from cliploc.errors import CliplocWarning, UsageError, first_line
 from cliploc.options import parse_share
 from cliploc.support.files import read_text, user_path
-from cliploc.values import TextSet
+from cliploc.values import FloatArray, TextSet
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 MAX_NAME_LENGTH = 300  # characters; CLIP reads 77 tokens
-BACKGROUND = "background:"
+BACKGROUND = "background:"  # a line of version 0.2.0
 THRESHOLD = re.compile(r"(.*\S)\s+@\s*(\S+)")
 CONTRAST = "~"  # between a name and what it is told from
 
@@ -46,7 +45,7 @@ TEMPLATE_SETS = {"default": DEFAULT_TEMPLATES, **OPENAI_SETS, "name-only": ("{}"
 class Embedded(str):
     """A name with an embedding `[D]` of the user's own: a learnt prompt, a direction; it equals no other text."""
 
-    embedding: npt.NDArray[np.float32]
+    embedding: FloatArray
 
     def __new__(cls, name: str, embedding: Any) -> Self:
         """An embedding `[D]`, an array or a tensor."""
@@ -67,7 +66,7 @@ class Embedded(str):
         return Embedded, (str(self), self.embedding)
 
 
-def _array(values: Any) -> npt.NDArray[np.float32]:
+def _array(values: Any) -> FloatArray:
     """Numbers of an array or of a tensor, which may be on a GPU or have a graph."""
     return np.asarray(values.detach().cpu().float() if hasattr(values, "detach") else values, np.float32)
 
@@ -272,12 +271,11 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
 # ------------------------------------------------------------------------------------------ labels of an annotation
 @dataclass(frozen=True)
 class Labels:
-    """The names to find and the names of the background."""
+    """The names to find."""
 
     entries: tuple[str, ...]  # names to find, as `cliploc.find.prompts.parse` takes them, such as "cat|kitten"
     # for each entry the minimum certainty that the thing is there, 0–1; None for the run's threshold
     thresholds: tuple[float | None, ...]
-    background: tuple[str, ...] = ()  # names of the background
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -295,7 +293,7 @@ class Labels:
 
 
 def read_labels(path: str | Path) -> Labels:
-    """Reads a label a line: `name|synonym~contrast @0.3`, `background: name`, or a WordNet id; # is a comment."""
+    """Reads a label a line: `name|synonym~contrast @0.3`, or a WordNet id; # is a comment."""
     lines = read_lines(path, "names")
     return labels_of([line for _, line in lines], f"{path}: ")
 
@@ -305,13 +303,11 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
     check_list(lines)
     entries: list[str] = []
     thresholds: list[float | None] = []
-    background: list[str] = []
     for line in lines:
         if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in line):
             raise UsageError(f"{where}expected a name, got {line!r} with a control character: remove it")
         if line.lower().startswith(BACKGROUND):
-            background.append(line[len(BACKGROUND) :].strip())
-            continue
+            raise UsageError(f"{where}expected a name, got {line!r}: give each name its contrast instead: cat~lawn")
         match = THRESHOLD.fullmatch(line)
         entries.append(class_entry(match.group(1) if match else line, where))
         expected = f"{where}{line}: expected a threshold from 0 to 1 after @"
@@ -321,8 +317,6 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
         raise UsageError(f"{where}expected names to find, got none: write one per line")
     try:
         names = parse(entries).names
-        if background:
-            parse(background, contrasts=False)
     except UsageError as error:
         raise UsageError(f"{where}{error}") from None
     first: dict[str, str] = {}
@@ -331,4 +325,4 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
             remark = f"{where}{other!r} and {name!r} differ in capitals only, and are two labels: leave one out"
             warnings.warn(remark, CliplocWarning, stacklevel=2)
             break
-    return Labels(tuple(entries), tuple(thresholds), tuple(background))
+    return Labels(tuple(entries), tuple(thresholds))

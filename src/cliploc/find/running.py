@@ -22,20 +22,13 @@ Progress: TypeAlias = Callable[[int, int], None]
 GIVE_UP_AFTER = 8  # failures of a model that has given nothing yet: it is broken
 
 
-def best_device() -> str:
-    """The first device that this machine has of "cuda", "mps" and "cpu"."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def check_device(device: str | None) -> str:
-    """A device, which this machine must have; None: the best."""
+    """A device, which this machine must have; None: the first that it has of "cuda", "mps" and "cpu"."""
+    has_cuda, mps = torch.cuda.is_available(), ["mps"] if torch.backends.mps.is_available() else []
     if device is None:
-        return best_device()
-    available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    available += ["mps"] if torch.backends.mps.is_available() else []
-    if device not in available and not (device == "cuda" and torch.cuda.is_available()):
+        return "cuda" if has_cuda else [*mps, "cpu"][0]
+    available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count())), *mps]
+    if device not in available and not (device == "cuda" and has_cuda):
         raise UsageError(f"expected a device of this machine ({', '.join(available)}), got {device!r}: leave it out")
     return device
 

@@ -19,7 +19,7 @@ from cliploc.find.calibration import OF_BOX, UNSURE, Calibration, logit
 from cliploc.find.presence import Rivals
 from cliploc.images.geometry import Frame
 from cliploc.localization import PresenceRule
-from cliploc.values import Boxes, FloatArray, Floats
+from cliploc.values import BoolArray, Boxes, FloatArray, Floats, IntArray
 
 REGIONS = 3  # squares along the picture's shorter side, besides those between them; docs/studies/presence.md
 MOST_REGIONS = 32  # along a side: those of a narrow strip have gaps
@@ -36,9 +36,9 @@ class Judgement(NamedTuple):
     reasons: tuple[str | None, ...]  # why a name is not found; None where it is
     candidates: Boxes  # all boxes that were looked at, by chance, without those that fit a contrast better
     map_scores: FloatArray  # [n] before the second look
-    contrasted: npt.NDArray[np.bool_]  # [P] names whose boxes, all or all that count, fit their contrast better
+    contrasted: BoolArray  # [P] names whose boxes, all or all that count, fit their contrast better
 
-    def scaled(self, ratio: npt.NDArray[np.float32]) -> Self:
+    def scaled(self, ratio: FloatArray) -> Self:
         """For a copy of the picture of another size."""
         boxes, unsure = (replace(boxes, xyxy=boxes.xyxy * ratio) for boxes in (self.boxes, self.unsure))
         return self._replace(boxes=boxes, unsure=unsure)
@@ -53,14 +53,14 @@ class SecondLook:
     places: Tensor  # [D, h, w] what the tower reads in each place of it
     rivals: Rivals  # of the P names
     of_names: Floats  # [P, F]; see `calibration.OF_NAME`
-    competes: npt.NDArray[np.bool_]  # [P]; not a name that pictures stand for
+    competes: BoolArray  # [P]; not a name that pictures stand for
     contrasts: Sequence[tuple[str, ...]]  # of each of the P names, the words that it is told from; () for none
     learnt: Sequence[int]  # names whose maps are drawn by what was learnt: their boxes are judged by the map
     alike: Floats  # [P] see `Texts.learnt_presence`
     min_presence: float  # from which a name is found
     rule: PresenceRule  # whether the chances are fitted to the model
 
-    def calibrated(self) -> npt.NDArray[np.bool_]:
+    def calibrated(self) -> BoolArray:
         """`[P]`, the names whose boxes are judged by what they show, and not by their maps alone."""
         calibrated = self.competes.copy()
         calibrated[list(self.learnt)] = False
@@ -111,7 +111,7 @@ class SecondLook:
             for reason, passing, chance in zip(reasons, passes, first, strict=True)
         ]
 
-    def _passes(self) -> npt.NDArray[np.bool_]:
+    def _passes(self) -> BoolArray:
         """`[P]`, the names whose boxes count."""
         return self.calibration.passes(self.of_names, self.min_presence) | ~self.competes | (self.alike >= UNSURE)
 
@@ -149,7 +149,7 @@ class SecondLook:
         above, rank = self.rivals.z_scores_of(*self._read(boxes))
         return torch.stack([above, rank.log()]).double().cpu().numpy()
 
-    def contrast_fits(self, boxes: Boxes) -> npt.NDArray[np.bool_]:
+    def contrast_fits(self, boxes: Boxes) -> BoolArray:
         """`[n]`, whether what a box shows is at least as near to its name's contrast as to the name."""
         names, contrasts = self.rivals.names, self.rivals.contrasts
         fits = np.zeros(len(boxes), bool)
@@ -170,7 +170,7 @@ def _parts(boxes: Boxes) -> list[Boxes]:
     return [boxes.where(np.arange(len(boxes))[i : i + MOST_BOXES]) for i in range(0, len(boxes), MOST_BOXES)]
 
 
-def best_of_names(features: Floats, label: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Floats]:
+def best_of_names(features: Floats, label: IntArray) -> tuple[IntArray, Floats]:
     """The names with boxes, `[m]`, and the best of each feature `[m, F]` over a name's boxes; of ranks the least."""
     labels, index = np.unique(label, return_inverse=True)
     best = np.full((len(labels), features.shape[1]), -np.inf)

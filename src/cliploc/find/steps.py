@@ -38,16 +38,6 @@ class TaskMaps:
         return self.joined.redrawn[b].sides(len(self.joined.batch[b].texts)) if self.joined.redrawn else None
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A picture's maps by one task, and its boxes before a second forward."""
-
-    frame: Frame  # how the picture lies in the maps
-    maps: FloatArray  # [P, H, W] in 0–1, zero where none was made
-    boxes: Boxes
-    reasons: Reasons  # why names are not found; None: found
-
-
 class Steps:
     """A flow's refinements `on_grid` and `over_picture`, and what they read; no result depends on `values_at_once`."""
 
@@ -234,8 +224,8 @@ class Steps:
         reasons: Reasons,
         rule: BoxRule | None,
         keep_maps: bool,
-    ) -> Finished:
-        """Maps of some names of a picture, boxes by a rule, and why names are not found."""
+    ) -> tuple[Frame, FloatArray, Boxes, Reasons]:
+        """How a picture lies in its maps, these, `[P, H, W]`, zero of other names; boxes, and why names are absent."""
         every, (frame, lots) = made.joined.batch[b].texts.names, self.lots(b, made.joined, task, names)
         maps, parts, why, sides = no_maps((len(every), *frame.input_hw)), [], list(reasons), made.sides(b)
         for some, values in lots:
@@ -253,7 +243,7 @@ class Steps:
                 # Memory is taken only when written to.
                 maps = maps if maps.flags.writeable else np.zeros(maps.shape, np.float32)
                 maps[list(some)] = values
-        return Finished(frame, maps, Boxes.joined(parts, every), tuple(why))
+        return frame, maps, Boxes.joined(parts, every), tuple(why)
 
     def lots(self, b: int, joined: passes.Joined, task: Task, names: Sequence[int]) -> tuple[Frame, Lots]:
         """How the picture lies in its maps after all steps, and the maps in 0–1 of these names, a few at a time."""

@@ -47,7 +47,6 @@ class Texts:
         self,
         backbone: Backbone,
         templates: tuple[str, ...],
-        background: Sequence[str] = (),
         cache: TextCache | None = None,
         memory: Memory | None = None,
         exemplars: Mapping[str, Sequence[Crop]] | None = None,
@@ -59,12 +58,6 @@ class Texts:
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
         self._known_words = lru_cache(MOST_NAMES)(self._find_known)
         self._remark = lru_cache(MOST_NAMES)(backbone.remark)  # how the model reads a name; None: as it stands
-        texts = prompts.parse(background, templates, contrasts=False) if background else None
-        for words in () if texts is None else texts.synonyms:
-            if reason := self.unknown_reason(words):
-                raise UsageError(f"background name {words[0]!r} cannot be used: {reason}")
-        self.background_synonyms = () if texts is None else texts.synonyms
-        self.background = None if texts is None else self.embed(texts)  # [K, D]
 
     @classmethod
     def of(
@@ -76,7 +69,7 @@ class Texts:
             of_tower = {"model": backbone.name, "weights": backbone.weights_id}
             learnt.check({**of_tower, "embedding_size": backbone.embedding_size}, tuple(of_tower))
         cache = cache_of(backbone) if options.text_cache else None
-        return cls(backbone, templates, options.background, cache, options.memory, crops, learnt)
+        return cls(backbone, templates, cache, options.memory, crops, learnt)
 
     def embed(self, texts: TextSet) -> Tensor:
         """`[P, D]` unit norm; a name with exemplars is the mean of these and, where it counts too, its text."""
@@ -247,10 +240,10 @@ class Texts:
             self._memory.keep_text(self.backbone, words, self.templates, embedding)
 
     def beside(self, templates: tuple[str, ...]) -> "Texts":
-        """A `Texts` with other templates and without a background, with the same cache and memory."""
+        """A `Texts` with other templates, with the same cache and memory."""
         if templates == self.templates:
             return self
-        return Texts(self.backbone, templates, (), self._cache, self._memory, self._exemplars, self.learnt)
+        return Texts(self.backbone, templates, self._cache, self._memory, self._exemplars, self.learnt)
 
     def contrasts(self, texts: TextSet) -> Tensor | None:
         """`[P, D]` unit norm: what each name is told from, NaN for a name without a contrast; None if none has one."""
@@ -263,18 +256,13 @@ class Texts:
         return rows
 
     def directions(self, texts: TextSet) -> Tensor:
-        """`[P, D]`, what methods explain: each name minus its contrast, the background's mean, or the mean of both."""
+        """`[P, D]`, what methods explain: each name, minus its contrast if it has one."""
         names, contrasts = self.embed(texts), self.contrasts(texts)
-        against = [] if contrasts is None else [contrasts]
-        if self.background is not None:
-            against.append(self.background.mean(dim=0).expand_as(names))
-        return names - torch.stack(against).nanmean(dim=0).nan_to_num(0.0) if against else names
+        return names if contrasts is None else names - contrasts.nan_to_num(0.0)
 
     def empty_name(self, texts: TextSet | None = None) -> Tensor:
-        """`[P, D]` for `Context.redundant`: the empty name's embedding, or zero where something else is subtracted."""
+        """`[P, D]` for `Context.redundant`: the empty name's embedding, or zero where a contrast is subtracted."""
         empty = self.embed(TextSet(("",), (("",),), self.templates))
-        if self.background is not None:
-            empty = torch.zeros_like(empty)
         bare = [not words for words in texts.contrasts] if texts else [True]
         return empty * torch.tensor(bare).to(empty)[:, None]
 

@@ -24,7 +24,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
-import numpy.typing as npt
 
 from cliploc.errors import UsageError
 from cliploc.images import rle
@@ -33,7 +32,7 @@ from cliploc.images.rle import Counts, Rle
 from cliploc.options import short
 from cliploc.registry import Registry
 from cliploc.support.files import read_text
-from cliploc.values import FloatArray
+from cliploc.values import FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +45,7 @@ class AnnotatedPicture:
     size_wh: tuple[int, int]  # width and height of the upright picture
     xyxy: FloatArray  # [n, 4] float32, upright original pixels, exclusive right and bottom edge
     score: FloatArray  # [n] in 0–1: the estimated chance that a box is right
-    label: npt.NDArray[np.int64]  # [n] indices into the names
+    label: IntArray  # [n] indices into the names
     # [n] the number of each box among all boxes found in the picture; dropping boxes does not change it
     box_ids: tuple[int, ...]
     margin: float  # distance of the nearest name's certainty from its threshold: how certain the picture is

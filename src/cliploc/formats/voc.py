@@ -18,6 +18,7 @@ from cliploc.formats import AnnotatedPicture, Box, ExportSettings, LabelledBox, 
 from cliploc.images import rle
 from cliploc.images.reading import small_png
 from cliploc.support.files import finite, integer, parse_xml, read_bytes, read_xml, write_atomic_folder, xml_again
+from cliploc.values import ByteArray
 
 VOID = 255  # in PNGs of 8 bits, pixels that are no object's
 MOST = 254  # values of a PNG between 0, the background, and `VOID`
@@ -241,7 +242,7 @@ def _write_masks(picture: AnnotatedPicture, classes: Path, objects: Path) -> Non
         image.save(path)
 
 
-def palette(count: int = 256) -> npt.NDArray[np.uint8]:
+def palette(count: int = 256) -> ByteArray:
     """The colours `[count, 3]` of VOC's development kit (`VOClabelcolormap`): a value's bits, dealt to R, G and B."""
     values = np.arange(count)
     colours = np.zeros((count, 3), np.uint8)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import InputError
-from cliploc.values import FloatArray, Interpolation, ResizePolicy
+from cliploc.values import FloatArray, Floats, Interpolation, ResizePolicy
 
 FAINTEST = 1e-3  # least weight of a window, at its edge: where it is alone, its map counts whole
 MAX_ASPECT_RATIO = 50.0  # beyond it, `crop` would resize to an enormous picture and `pad` to a line
@@ -96,16 +96,16 @@ class Frame:
         (in_height, in_width), (x, y), (w, h) = self.input_hw, self.offset_xy, self.resized_wh
         return max(x, 0), max(y, 0), min(x + w, in_width), min(y + h, in_height)
 
-    def to_input(self, xyxy: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def to_input(self, xyxy: npt.ArrayLike) -> Floats:
         """Boxes `[n, 4]` in original pixels → input pixels (not clipped)."""
         scale, offset = np.array(self.scale_xy * 2), np.array(self.offset_xy * 2)
-        boxes: npt.NDArray[np.float64] = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4) * scale + offset
+        boxes: Floats = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4) * scale + offset
         return boxes
 
-    def to_original(self, xyxy: npt.ArrayLike, clip: bool = True) -> npt.NDArray[np.float64]:
+    def to_original(self, xyxy: npt.ArrayLike, clip: bool = True) -> Floats:
         """Boxes `[n, 4]` in input pixels → original pixels, clipped to the picture unless told not to."""
         scale, offset = np.array(self.scale_xy * 2), np.array(self.offset_xy * 2)
-        boxes: npt.NDArray[np.float64] = (np.asarray(xyxy, dtype=np.float64).reshape(-1, 4) - offset) / scale
+        boxes: Floats = (np.asarray(xyxy, dtype=np.float64).reshape(-1, 4) - offset) / scale
         if clip:
             height, width = self.original_hw
             boxes = boxes.clip(0, np.array([width, height, width, height]))

@@ -17,8 +17,8 @@ from msgspec import Meta
 from pycocotools import mask as coco
 
 from cliploc.errors import InputError
+from cliploc.values import BoolArray
 
-BoolArray = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]
 
 
@@ -175,7 +175,6 @@ def uncompressed(text: str | bytes) -> Counts:
 
 
 STEPS = 5  # that pycocotools takes along a pixel's side
-Mask = npt.NDArray[np.bool_]
 Run = Annotated[int, Meta(ge=0, le=2**53)]
 Corners = Annotated[list[Annotated[float, Meta(gt=-1e9, lt=1e9)]], Meta(min_length=6)]
 # ------------------------------------------------------------------------------------------------------------- polygons
@@ -191,12 +190,12 @@ def outline_runs(outline: Outline, hw: tuple[int, int]) -> Counts:
     return uncompressed(code["counts"])
 
 
-def draw(outline: Outline, hw: tuple[int, int]) -> Mask:
+def draw(outline: Outline, hw: tuple[int, int]) -> BoolArray:
     """The pixels `[H, W]` inside an outline."""
     return _filled(outline_runs(outline, hw), hw)
 
 
-def draw_all(polygons: Sequence[Sequence[Outline]], hw: tuple[int, int]) -> Mask:
+def draw_all(polygons: Sequence[Sequence[Outline]], hw: tuple[int, int]) -> BoolArray:
     """The pixels `[H, W]` in any of many polygons, each with its holes."""
     pixels = hw[0] * hw[1]
     switches = [np.concatenate([outline_runs(ring, hw).cumsum() for ring in polygon]) for polygon in polygons]
@@ -204,7 +203,7 @@ def draw_all(polygons: Sequence[Sequence[Outline]], hw: tuple[int, int]) -> Mask
     return _filled(united(several), hw) if several else np.zeros(hw, np.bool_)
 
 
-def _filled(counts: Counts, hw: tuple[int, int]) -> Mask:
+def _filled(counts: Counts, hw: tuple[int, int]) -> BoolArray:
     return of_runs(counts).reshape(hw[1], hw[0]).T
 
 

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from cliploc.detector import Detector
 from cliploc.localizer import Localizer
 from cliploc.support.imports import install, not_installed
+from cliploc.values import ByteArray
 
 try:
     from autodistill.detection import CaptionOntology, DetectionBaseModel
@@ -32,6 +31,6 @@ class Cliploc(DetectionBaseModel):  # type: ignore[misc]  # Autodistill has no t
         self.ontology = ontology
         self._detector = Detector(Localizer(**options), ontology.prompts())
 
-    def predict(self, input: str | npt.NDArray[np.uint8] | Image.Image) -> Any:
+    def predict(self, input: str | ByteArray | Image.Image) -> Any:
         """The boxes of one picture: a path, a PIL image, or an array as OpenCV reads it (BGR)."""
         return self._detector(input)

@@ -28,7 +28,7 @@ class AnnotateFlags(EngineFlags, WithJson):
         'Name; repeatable. "cat|kitten": synonyms.', None, metavar="NAME", flags=("--prompt", "-p")
     )
     labels: Path | None = flag(
-        "Read the names from a file, one per line, instead: cat|kitten @0.3; or background: lawn.",
+        "Read the names from a file, one per line, instead: cat|kitten @0.3.",
         None,
         metavar="FILE",
     )
@@ -37,7 +37,7 @@ class AnnotateFlags(EngineFlags, WithJson):
 
 
 @command(
-    leave_out=("background", "text_cache"),  # the labels have background names; a run must not depend on a cache
+    leave_out=("text_cache",),  # a run must not depend on a cache
     defaults={"min_score": "auto"},  # as `localize` has it, also for a named method
 )
 def annotate(flags: AnnotateFlags, options: Options, wanted: AnnotateOptions) -> int:

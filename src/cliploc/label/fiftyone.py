@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from cliploc.errors import UsageError
 from cliploc.find import prompts
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.support.imports import install, not_installed
+from cliploc.values import ByteArray
 
 try:
     import fiftyone as fo
@@ -70,7 +68,7 @@ class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
         self.mask_targets = {0: "background", **dict(enumerate(self.names, start=1))}
         self._localizer = Localizer(**config.options)
 
-    def predict(self, arg: npt.NDArray[np.uint8]) -> Any:
+    def predict(self, arg: ByteArray) -> Any:
         """The labels of one picture, an array `[H, W, 3]` of RGB, or any other that `Localizer` takes."""
         return self.predict_all([arg])[0]
 

@@ -12,7 +12,6 @@ from cliploc.errors import ModelError, UsageError
 from cliploc.find import prepare, prompts
 from cliploc.find.presence import VERSION as BANK_VERSION
 from cliploc.images import rle
-from cliploc.label.teach.lessons import packed
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, Options
@@ -22,7 +21,7 @@ from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Boxes
 
 LEAST_FIT = 0.02  # of boxes whose maps score less, only a name's best could ever be shown
-RESERVED = {"background", "text_cache"}  # options that `annotate` sets itself
+RESERVED = {"text_cache"}  # options that `annotate` sets itself
 
 
 class AnnotateWorker:
@@ -30,7 +29,7 @@ class AnnotateWorker:
 
     def __init__(
         self,
-        labels: prompts.Labels,  # names and background
+        labels: prompts.Labels,
         options: Options,  # of `Localizer`; scores and numbers of boxes are those of drafts, which are chosen later
         least: float | None = None,  # the least presence that any call asks for; None: the usual
         masks: bool = False,  # whether each box has its mask
@@ -44,7 +43,6 @@ class AnnotateWorker:
             least = None
         self.localizer = Localizer(
             **options.but(
-                background=labels.background,
                 min_presence=least,
                 min_score=0.0,
                 max_boxes=DEFAULTS.max_boxes,
@@ -119,7 +117,7 @@ class AnnotateWorker:
             reason = str(result.error)
             return PictureResult(picture.id, digest, reason.partition(": ")[2] or reason)
         (localization,) = result.found.values()
-        features = b"" if result.lesson is None else packed(result.lesson)
+        features = b"" if result.lesson is None else result.lesson.content()
         return self._found(picture.id, digest, localization, features)
 
     def close(self) -> None:

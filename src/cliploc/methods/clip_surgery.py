@@ -29,7 +29,7 @@ def clip_surgery(ctx: Context, depth: Count = 6) -> Tensor:  # [B, P, h, w]
     Feature surgery: w = softmax over prompts of 2·s_t, divided by its mean, s_t the cosine of the whole image. The
     authors multiply patch, text and weight element by element first: the same numbers by a `[N, P, D]` tensor. For a
     single prompt the map would be zero, so the redundant feature is then that of the empty name in the prompt's
-    templates: map = c − r·g(""). Nothing more is subtracted from a prompt whose background was subtracted already.
+    templates: map = c − r·g(""). Nothing more is subtracted from a prompt whose contrast was subtracted already.
 
     Args:
         depth: how many blocks; all when the tower has fewer. The authors' code edits 6.

@@ -77,11 +77,6 @@ def shards(index: Path) -> list[str]:
         raise ModelError(f"{index} cannot be read ({first_line(error)}): download it again") from None
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Whether a tokenizer is in a folder."""
-    return any((folder / name).is_file() for name in VOCABULARIES)
-
-
 # ----------------------------------------------------------------------------------------------- opened by transformers
 def from_pretrained(kind: Any, folder: Path, **how: Any) -> Any:
     """What a class of transformers reads in a folder: no code in it is run, nothing is asked or printed."""

@@ -96,7 +96,7 @@ def hub_config(repository: str) -> Path:
 def _cached_transformers_folder(repository: str) -> Path | None:
     """The cache folder of a repository in transformers' layout, if all its files are in the cache."""
     config = _in_hub_cache(repository, (transformers_folder.CONFIG,))
-    if config is None or not transformers_folder.has_tokenizer(config.parent):
+    if config is None or not any((config.parent / name).is_file() for name in transformers_folder.VOCABULARIES):
         return None
     try:
         complete = all(path.is_file() for path in transformers_folder.weights_in(config.parent))

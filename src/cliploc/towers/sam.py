@@ -21,6 +21,7 @@ from cliploc.support.imports import install, not_installed
 from cliploc.support.process import out_of_memory
 from cliploc.towers._transformers_folder import from_pretrained, model_from_pretrained
 from cliploc.towers.tower import tensors_digest
+from cliploc.values import BoolArray, Floats
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,14 +57,14 @@ class SamMasks:
         """What tells these masks from others: a checksum of the weights and of what goes in."""
         return _checksum(self._model, self._processor)
 
-    def __call__(self, found: Localization) -> npt.NDArray[np.bool_]:
+    def __call__(self, found: Localization) -> BoolArray:
         """The masks of `found.boxes`, `[n, H, W]`; only picture and boxes are read."""
         masks = np.zeros((len(found.boxes), *found.frame.original_hw), bool)
         for index, mask in self.box_masks(found):
             masks[index] = mask
         return masks
 
-    def box_masks(self, found: Localization) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+    def box_masks(self, found: Localization) -> Iterator[tuple[int, BoolArray]]:
         """The number and the mask `[H, W]` of each box."""
         image, wh = found.image.convert("RGB"), found.frame.original_hw[::-1]
         image = image if image.size == wh else image.resize(wh)  # a smaller copy
@@ -72,7 +73,7 @@ class SamMasks:
             yield from enumerate(self._masks(image, boxes[start : start + AT_ONCE]), start)
 
     @torch.no_grad()
-    def _masks(self, image: Any, boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    def _masks(self, image: Any, boxes: Floats) -> BoolArray:
         """Boxes `[n, 4]` → masks `[n, H, W]`."""
         inputs = self._processor(images=image, return_tensors="pt", input_boxes=[boxes.tolist()])
         outputs = self._model(**inputs.to(self.device), multimask_output=False)

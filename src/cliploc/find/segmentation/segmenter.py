@@ -31,7 +31,7 @@ from cliploc.refine import LONGEST, Refinement
 from cliploc.support.process import in_halves
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone, Trace, as_transformer
-from cliploc.values import FloatArray
+from cliploc.values import ByteArray, FloatArray
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
@@ -267,7 +267,7 @@ class Segmenter:
         resized = cv2.resize(np.asarray(picture), (width, height), interpolation=cv2.INTER_LINEAR)
         return self._normalised(np.asarray(resized, np.uint8))
 
-    def _normalised(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+    def _normalised(self, pixels: ByteArray) -> Tensor:
         images = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float()  # [1, 3, h, w]
         return ((images - self._mean) / self._std).to(self.backbone.device, self.backbone.dtype)
 

@@ -49,9 +49,9 @@ def review(flags: ReviewFlags, options: Options) -> int:
     with terminal.progress("opening"):
         from cliploc.label.editor.data_set import open_set
 
-        opened = open_set(flags.source, flags.pictures, flags.out)
-    terminal.say_failures(opened.failed)
-    serve_drafts(opened.out, flags.port, flags.model, flags.pretrained, options.device)
+        out, failed = open_set(flags.source, flags.pictures, flags.out)
+    terminal.say_failures(failed)
+    serve_drafts(out, flags.port, flags.model, flags.pretrained, options.device)
     return DONE
 
 

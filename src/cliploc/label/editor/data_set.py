@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,27 +59,16 @@ class OfSet(Struct, frozen=True):
     digest: str = ""
 
 
-class CheckedFile(Struct):
-    """What a check writes, as far as it is read here."""
+def open_set(source: Path, pictures: Path | None, out: Path | None) -> tuple[Path, Mapping[str, str]]:
+    """The folder of the run of drafts, of a check, or of a data set; the last two get one where there is none.
 
-    suspects: list[job.Suspect]
-
-
-@dataclass(frozen=True)
-class OpenedSet:
-    """What became of a folder or a file that was to be opened."""
-
-    out: Path  # the folder of the run
-    failed: Mapping[str, str]  # picture → why it is not shown: its labels stay as they are
-
-
-def open_set(source: Path, pictures: Path | None, out: Path | None) -> OpenedSet:
-    """The run of drafts, of a check, or of a data set; the last two get one where there is none."""
+    And picture → why it is not shown: its labels stay as they are.
+    """
     kind = kind_of(source)
     if kind not in (None, CHECK):
         if pictures or out:
             raise UsageError(f"expected --pictures and --out with a data set; {source} is a run, which has both")
-        return OpenedSet(source, {})
+        return source, {}
     suspects: list[job.Suspect] = []
     labels, target = source, out or source.absolute().with_name(f"{source.absolute().stem}_review")
     if kind == CHECK:
@@ -94,11 +83,11 @@ def open_set(source: Path, pictures: Path | None, out: Path | None) -> OpenedSet
             pictures or Path(checked.pictures),
             out or source / "review",
         )
-        suspects = msgspec.convert(read_json(source / job.JSON), CheckedFile).suspects
+        suspects = msgspec.convert(read_json(source / job.JSON)["suspects"], list[job.Suspect])
     data = read_set(labels, pictures, target, f"the --out folder of annotate or check, {FORMATS}")
     with locked(target), _run_of(labels, data, target) as run:
         _write_suspects(run, data, suspects)
-    return OpenedSet(target, data.failed)
+    return target, data.failed
 
 
 def _run_of(labels: Path, data: DataSet, out: Path) -> LabellingRun:

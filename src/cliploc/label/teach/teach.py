@@ -17,7 +17,6 @@ from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from msgspec.structs import replace
 from torch import Tensor
@@ -41,7 +40,6 @@ from cliploc.images.geometry import Frame
 from cliploc.images.rle import encode
 from cliploc.label.drafts import choose, work_on
 from cliploc.label.results import AnnotatedFolder
-from cliploc.label.teach.lessons import lessons_of
 from cliploc.label.worker import LEAST_FIT
 from cliploc.options import FOUND, MIN_SCORE
 from cliploc.runs.label_store import (
@@ -54,7 +52,7 @@ from cliploc.runs.label_store import (
     Taught,
     TaughtPicture,
 )
-from cliploc.values import Boxes, FloatArray, Floats
+from cliploc.values import Boxes, FloatArray, Floats, IntArray
 
 VERSION = 7  # of what is taught and drawn
 FEWEST = 40  # pictures with a name, from which it is taught before anything is reviewed: of 32 insects it got worse
@@ -140,7 +138,7 @@ class _Presence:
         self._alike = (self._seen @ self._seen.T).double().numpy() + self.OFFSET  # [K, K]
         self._weights = self._solved(np.arange(len(self._missing)))
 
-    def _solved(self, ids: npt.NDArray[np.int64]) -> Floats:
+    def _solved(self, ids: IntArray) -> Floats:
         alike = self._alike[np.ix_(ids, ids)] + self.NOISE * np.eye(len(ids))
         return np.linalg.solve(alike, self._missing[ids]).astype(np.float64)
 
@@ -491,6 +489,7 @@ def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:
 A = TypeVar("A")
 B = TypeVar("B")
 TOGETHER = 32  # pictures that are drawn together: a query of their lessons
+IN_A_QUERY = 500  # pictures, at most
 
 
 @dataclass(frozen=True)
@@ -590,6 +589,15 @@ class Drawer:
                 name, boxes = self.pictures[pictures[i]].name, self.drawing.boxes(lessons[i], found, self.known.sides)
                 rows[i] = TaughtPicture(name, presence[i], boxes)
         return [rows[i] for i in range(len(pictures))]
+
+
+def lessons_of(run: LabellingRun, pictures: Sequence[Picture]) -> list[Lesson]:
+    """The lessons of some pictures, read as needed, as all may not fit in memory."""
+    found: dict[int, Lesson] = {}
+    for start in range(0, len(pictures), IN_A_QUERY):
+        ids = [picture.id for picture in pictures[start : start + IN_A_QUERY]]
+        found |= {number: Lesson.of(content) for number, content in run.features(ids).items()}
+    return [found[picture.id] for picture in pictures]
 
 
 def each(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:

@@ -106,7 +106,7 @@ class Context:
     def redundant(self) -> Tensor:
         """What every text has in common, whatever it names: the empty name's embedding, computed at each call.
 
-        `[D]`, `[P, D]` or `[B, P, D]`. Zero where a background or a contrast was subtracted from a prompt, because that
+        `[D]`, `[P, D]` or `[B, P, D]`. Zero where a contrast was subtracted from a prompt, because that
         has removed it already.
         """
         return self.backbone.encode_text([""])[0] if self.empty_name is None else self.empty_name()

@@ -64,7 +64,7 @@ def explain(flags: ExplainFlags, options: Options, faithfulness: FaithfulnessOpt
     methods = cli.options_of_methods(cli.method_names(flags.method) or [recipe_of(options.model).method], flags.option)
     methods |= {name: {} for name in BASELINES if name not in methods and not flags.no_baselines}
     titles = {name: find(name).title for name in methods}
-    more = list(dict.fromkeys(cli.read_names(among)[0] if among else []))
+    more = list(dict.fromkeys(cli.read_names(among) if among else []))
     cli.check_words([*prompt, *more], "explain")
     # refused before a model is loaded
     explained = prompts.parse(prompt, prompts.resolve_templates(options.templates), contrasts=False).names

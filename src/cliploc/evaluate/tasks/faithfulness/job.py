@@ -28,7 +28,7 @@ NUMBER_COLUMNS = ("sample", "setting", "path", "status", "reason", "values", "cu
 MAPS = "maps"  # stands for the setting, where maps were made by other tools
 # The parts of a localizer's description that the numbers depend on; its boxes are not used.
 IDENTITY = (
-    "weights", "method", "options", "heads", "templates", "background", "refine", "scales", "windows",
+    "weights", "method", "options", "heads", "templates", "refine", "scales", "windows",
     "flip", "resize", "interpolation", "image_size", "precision", "masked_precision", "guide",
     "batch_size",
 )  # fmt: skip

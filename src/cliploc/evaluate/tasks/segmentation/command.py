@@ -10,7 +10,7 @@ from cliploc.options import Options, SegmentationOptions
 
 TEMPLATES = "openai-80"  # as papers use
 # A protocol has its own rules for these.
-OF_VIEWS = ("background", "image_size", "scales", "windows", "flip", "learnt")
+OF_VIEWS = ("image_size", "scales", "windows", "flip", "learnt")
 
 
 class BenchmarkFlags(commands.BenchmarkFlags):

@@ -40,7 +40,7 @@ PREVIEW = 120  # longer side in pixels of the label maps kept for the report
 MAPS, SUFFIX = "maps", ".png"  # the folder of saved label maps, and how they end
 # The parts of a localizer's description that the numbers depend on; its views and boxes are not used here.
 IDENTITY = (
-    "weights", "method", "options", "heads", "templates", "background", "refine", "precision",
+    "weights", "method", "options", "heads", "templates", "refine", "precision",
     "masked_precision", "guide", "batch_size",
 )  # fmt: skip
 
