@@ -22,6 +22,7 @@ from cliploc.images.rle import decode, encode
 from cliploc.label.annotate import annotate
 from cliploc.label.drafts import Work, work_on
 from cliploc.label.results import AnnotateResult
+from cliploc.label.teach.lessons import packed
 from cliploc.label.teach.teach import (
     AGREED,
     FEWEST,
@@ -65,7 +66,7 @@ def engine_of(
                 corner = [float(box[0]), float(box[1]), float(box[0]) + 16, float(box[1]) + 16]
                 known = presence is not None
                 boxes = [Candidate(0, (corner[0], corner[1], corner[2], corner[3]), 0.7, 0.7)] * known
-                features = things[one.id].lesson.content()
+                features = packed(things[one.id].lesson)
                 row = PictureResult(one.id, content_digest(one), None, SIDE, SIDE, [], [presence], boxes, features)
                 rows.append(change(row))
             on_part(Part(shard.index, rows))

@@ -10,14 +10,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 import torch
 from msgspec import Meta, Struct
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,7 +35,6 @@ from cliploc.values import FloatArray
 
 KIND, VERSION = "cliploc learnt", 2
 TENSORS = ("weights", "bias", "share", "embedding", "sides", "alike")  # of a file
-OF_LESSON = ("heat", "places", "features", "embedding")  # a lesson's tensors
 # Of a run's settings, those that a file holds for.
 HOLDS_FOR = ("model", "weights", "method", "image_size", "scales", "windows", "refine", "flip", "resize", "teaching")
 
@@ -91,25 +90,6 @@ class Lesson:
     def readings(self) -> Tensor:
         """The features `[h′·w′, c]` float32."""
         return self.maps_of_features().flatten(1).T
-
-    def content(self) -> bytes:
-        """It as safetensors."""
-        f = self.frame
-        sizes = [*f.original_hw, *f.input_hw, *f.resized_wh, *f.offset_xy]
-        facts = {
-            "names": torch.tensor(self.names, dtype=torch.int32),
-            "scale": torch.tensor(self.scale, dtype=torch.float32),
-            "frame": torch.tensor(sizes, dtype=torch.int32),
-        }
-        return save({**facts, **{key: getattr(self, key).contiguous() for key in OF_LESSON}})
-
-    @classmethod
-    def of(cls, content: bytes) -> Self:
-        """The lesson of such bytes."""
-        tensors = load(content)
-        frame = Frame(*((*pair,) for pair in tensors["frame"].view(4, 2).tolist()))
-        of_picture = {key: tensors[key] for key in OF_LESSON}
-        return cls(tuple(tensors["names"].tolist()), scale=float(tensors["scale"]), frame=frame, **of_picture)
 
 
 def keep(

@@ -12,6 +12,7 @@ from cliploc.errors import ModelError, UsageError
 from cliploc.find import prepare, prompts
 from cliploc.find.presence import VERSION as BANK_VERSION
 from cliploc.images import rle
+from cliploc.label.teach.lessons import packed
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, Options
@@ -117,7 +118,7 @@ class AnnotateWorker:
             reason = str(result.error)
             return PictureResult(picture.id, digest, reason.partition(": ")[2] or reason)
         (localization,) = result.found.values()
-        features = b"" if result.lesson is None else result.lesson.content()
+        features = b"" if result.lesson is None else packed(result.lesson)
         return self._found(picture.id, digest, localization, features)
 
     def close(self) -> None:

@@ -13,7 +13,6 @@ from cliploc.find.learnt import (
     MOST_CELLS,
     MOST_CHANNELS,
     MOST_OF_PLACES,
-    Lesson,
     drawn,
     keep,
     narrowed,
@@ -22,6 +21,7 @@ from cliploc.find.learnt import (
     taught_features,
 )
 from cliploc.find.prepare import Request
+from cliploc.label.teach.lessons import packed, unpacked
 from cliploc.refine.affinity import WINDOWS_CUT
 from tests.commands import PHOTOS
 from tests.find.teaching.planted import CELLS, Planted, planted
@@ -173,12 +173,12 @@ def test_methods_and_steps_that_cannot_be_drawn_again_are_named() -> None:
 def test_lessons_come_back_as_they_were() -> None:
     for number in range(2):
         one = planted(number).lesson
-        again = Lesson.of(one.content())
+        again = unpacked(packed(one))
         assert (again.frame, again.names) == (one.frame, one.names)
         assert again.scale == pytest.approx(one.scale, rel=1e-6)
         for key in ("heat", "places", "features", "embedding"):
             assert torch.equal(getattr(again, key), getattr(one, key)), key
-        assert again.content() == one.content()
+        assert packed(again) == packed(one)
 
 
 def test_features_are_kept_in_eight_bits_and_wide_ones_are_narrowed() -> None:

@@ -40,6 +40,7 @@ from cliploc.images.geometry import Frame
 from cliploc.images.rle import encode
 from cliploc.label.drafts import choose, work_on
 from cliploc.label.results import AnnotatedFolder
+from cliploc.label.teach.lessons import lessons_of
 from cliploc.label.worker import LEAST_FIT
 from cliploc.options import FOUND, MIN_SCORE
 from cliploc.runs.label_store import (
@@ -489,7 +490,6 @@ def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:
 A = TypeVar("A")
 B = TypeVar("B")
 TOGETHER = 32  # pictures that are drawn together: a query of their lessons
-IN_A_QUERY = 500  # pictures, at most
 
 
 @dataclass(frozen=True)
@@ -589,15 +589,6 @@ class Drawer:
                 name, boxes = self.pictures[pictures[i]].name, self.drawing.boxes(lessons[i], found, self.known.sides)
                 rows[i] = TaughtPicture(name, presence[i], boxes)
         return [rows[i] for i in range(len(pictures))]
-
-
-def lessons_of(run: LabellingRun, pictures: Sequence[Picture]) -> list[Lesson]:
-    """The lessons of some pictures, read as needed, as all may not fit in memory."""
-    found: dict[int, Lesson] = {}
-    for start in range(0, len(pictures), IN_A_QUERY):
-        ids = [picture.id for picture in pictures[start : start + IN_A_QUERY]]
-        found |= {number: Lesson.of(content) for number, content in run.features(ids).items()}
-    return [found[picture.id] for picture in pictures]
 
 
 def each(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
