@@ -56,7 +56,7 @@ def held(out: Path) -> dict:
             "FROM picture p LEFT JOIN features f ON f.picture = p.id"
         )
         boxes = run.store.rows(f"SELECT name, {columns} FROM box b JOIN picture p ON p.id = b.picture ORDER BY 1, 2, 3")
-        return {"pictures": sorted(rows), "boxes": boxes, "taught": run.store.get("taught_by"), "learnt": run.learnt()}
+        return {"pictures": sorted(rows), "boxes": boxes, "taught": run.taught_by, "learnt": run.learnt()}
 
 
 def taught(out: Path) -> tuple:

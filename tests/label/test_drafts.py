@@ -23,6 +23,7 @@ from cliploc.label.editor.review_folder import ReviewFolder
 from cliploc.label.estimates import order_of
 from cliploc.label.worker import AnnotateWorker
 from cliploc.runs.label_store import Candidate, Candidates, Correction, PictureResult
+from cliploc.runs.picture_files import PictureFile
 from tests.label.labelled import correct, corrections, held, save_boxes
 from tests.tiny import tower
 
@@ -203,12 +204,12 @@ COMMON: dict[str, Any] = {**PLANTED, "presence": [0.25, 0.0], "scores": [0.05] *
 def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model whose rows are known; in pictures called "common" a name is doubtful."""
 
-    def found(self: AnnotateWorker, picture: str, digest: str, result: Any, features: bytes) -> PictureResult:
+    def found(self: AnnotateWorker, picture: PictureFile, digest: str, result: Any, features: bytes) -> PictureResult:
         own = COMMON if "common" in result.source else PLANTED
         keys = ("labels", "boxes", "scores", "fits")
         masks = own.get("masks", [None] * len(own["boxes"]))
         boxes = [Candidate(*one, mask) for *one, mask in zip(*(own[key] for key in keys), masks, strict=True)]
-        return PictureResult(picture, digest, None, 60, 40, [], own["presence"], boxes, features)
+        return PictureResult(picture.id, digest, None, 60, 40, [], dict(enumerate(own["presence"])), boxes, features)
 
     monkeypatch.setattr(AnnotateWorker, "_found", found)
     monkeypatch.setattr(towers, "create", lambda *_, **__: tower("gap_cnn", (8, 8), seed=0))

@@ -15,9 +15,11 @@ from cliploc.errors import InputError, UsageError
 from cliploc.formats import exports
 from cliploc.images.rle import encode
 from cliploc.label import results as annotation_results
+from cliploc.label import worker
 from cliploc.label.annotate import annotate
 from cliploc.label.editor.page import ReviewPicture, polygons_of
 from cliploc.label.editor.review_folder import ReviewFolder
+from cliploc.label.teach.lessons import lessons_of
 from cliploc.label.worker import AnnotateWorker
 from cliploc.runs.label_store import Correction, LabellingRun, PictureResult, Saved
 from cliploc.runs.picture_files import UNREAD
@@ -90,8 +92,50 @@ def test_other_settings_are_refused_with_what_differs(copy):
     assert content(out) == before
 
 
-def test_names_that_are_added_give_what_a_fresh_run_has_and_what_people_did_stays(copy, tmp_path):
+@pytest.fixture
+def asked(monkeypatch):
+    """What the model is asked for in each picture, in order."""
+    asked, request = [], worker.prepare.Request
+
+    def noted(picture, path, names):
+        asked.append((picture, names))
+        return request(picture, path, names)
+
+    monkeypatch.setattr(worker.prepare, "Request", noted)
+    return asked
+
+
+def found_in(out: Path, *names: str) -> dict[tuple[str, str], list[tuple]]:
+    """Picture and name → edges, score and fit of each candidate, best first."""
+    found: dict[tuple[str, str], list[tuple]] = {}
+    for picture, generation, _, name, *numbers, _, _ in held(out)["boxes"]:
+        if generation == 0 and name in (names or LABELS):
+            found.setdefault((picture, name), []).append(tuple(numbers))
+    return found
+
+
+def assert_as_if_together(out: Path, fresh: Path, names: list[str]) -> None:
+    """What was found of names in several calls is what one call finds, but for the last bits."""
+    one, other = found_in(out, *names), found_in(fresh, *names)
+    assert one.keys() == other.keys()
+    for key in one:
+        np.testing.assert_allclose(one[key], other[key], rtol=1e-3, atol=1e-3, err_msg=str(key))
+    lessons, presences = [], []
+    for folder in (out, fresh):
+        with LabellingRun.open(folder) as run:
+            pictures = sorted(run.pictures().values(), key=lambda picture: picture.name)
+            assert run.names == tuple(names)
+            lessons.append(lessons_of(run, pictures))
+            presences.append([picture.presence for picture in pictures])
+    np.testing.assert_allclose(*presences, atol=1e-3)
+    for mine, theirs in zip(*lessons, strict=True):
+        assert mine.names == theirs.names
+        np.testing.assert_allclose(mine.heat, theirs.heat, atol=5e-3)
+
+
+def test_names_that_are_added_are_looked_for_alone_and_all_else_stays(copy, tmp_path, asked):
     pictures, out = copy
+    before, drafts = found_in(out), rows(out, "cat.png")
     box = Correction([[3.0, 4.0, 30.0, 40.0]], [1], drafts=[1])
     correct(out, {"cat.png": box, "bee.png": None})
     message: list[str] = []
@@ -107,33 +151,96 @@ def test_names_that_are_added_give_what_a_fresh_run_has_and_what_people_did_stay
     with ReviewFolder.opened(out) as opened:  # the pictures that are not computed again are there, too
         assert [entry["status"] for entry in opened.entries()] == ["reviewed", "reviewed", "none"]
     assert annotate(pictures, ["owl", *LABELS], out, **OPTIONS).computed == 2
-    with LabellingRun.open(out) as run:
-        run.add([PictureResult("cat.png", UNREAD, "it cannot be read")], {})  # as a disk that fails meanwhile
-    assert annotate(pictures, ["owl", *LABELS], out, retry=True, **OPTIONS).computed == 1
+    assert {names[0] for _, names in asked} == {"owl"}
+    assert {len(names) for _, names in asked} == {1}
+    assert found_in(out) == before
     seen = "2 pictures (bee.png, cat.png); what is reviewed stays: look there again"
     assert message == [f"reviewed before names were added: {seen}"]
-    assert corrections(out)["reviews"]["cat.png"] == {"status": "reviewed", "revision": 1}
+    held_now = corrections(out)
+    assert held_now["reviews"]["cat.png"] == {"status": "reviewed", "revision": 1}
+    assert (held_now["pictures"]["cat.png"]["boxes"], held_now["pictures"]["cat.png"]["labels"]) == (box.boxes, [1])
+    assert rows(out, "cat.png")[held_now["pictures"]["cat.png"]["drafts"][0]] == drafts[1]
     names = [*LABELS, "owl"]  # those of before keep their numbers
-    fresh = annotate(pictures, names, tmp_path / "fresh", formats=["coco", "csv"], **OPTIONS).out
-    correct(fresh, {"cat.png": replace(box, drafts=[2]), "bee.png": None})  # of owl there is a better one than 1
-    annotate(pictures, names, fresh, **OPTIONS)
+    fresh = annotate(pictures, names, tmp_path / "fresh", **OPTIONS).out
+    assert_as_if_together(out, fresh, names)
+    with LabellingRun.open(out) as run:
+        run.add([PictureResult("cat.png", UNREAD, "it cannot be read")], {})  # as a disk that fails meanwhile
+    asked.clear()
+    assert annotate(pictures, ["owl", *LABELS], out, retry=True, **OPTIONS).computed == 1
+    assert asked == [("cat.png", names)]
+    assert_as_if_together(out, fresh, names)
+    assert corrections(out) == held_now
+
+
+def test_new_pictures_are_asked_for_all_names_and_those_of_before_for_the_new_one(copy, tmp_path, asked):
+    pictures, out = copy
+    shutil.copy(pictures / "cat.png", pictures / "a.png")
+    names = [*LABELS, "owl"]
+    annotate(pictures, names, out, **OPTIONS)
+    others = [(name, ["owl"]) for name in ("bee.png", "cat.png", "dogs.png")]
+    assert asked == [("a.png", names), *others]
+    assert_as_if_together(out, annotate(pictures, names, tmp_path / "fresh", **OPTIONS).out, names)
+
+
+def test_where_maps_of_names_depend_on_each_other_all_names_are_looked_for_again(copy, tmp_path, asked):
+    pictures, _ = copy
+    options = {key: value for key, value in OPTIONS.items() if key != "recipe"} | {"method": "finer_cam"}
+    out = annotate(pictures, LABELS, tmp_path / "run", formats=["csv"], **options).out
+    before = found_in(out)
+    asked.clear()
+    annotate(pictures, [*LABELS, "owl"], out, formats=["csv"], **options)
+    assert [names for _, names in asked] == [[*LABELS, "owl"]] * 3
+    assert found_in(out) != before
+    fresh = annotate(pictures, [*LABELS, "owl"], tmp_path / "fresh", formats=["csv"], **options).out
     assert content(out) == content(fresh)
 
 
 DRAWN = Correction([[3.0, 4.0, 30.0, 40.0], [5.0, 6.0, 20.0, 20.0], [9.0, 9.0, 20.0, 20.0]], [0, 1, 2])
 
 
-def test_a_name_is_called_otherwise_and_what_people_did_stays(copy, tmp_path):
+def test_a_name_is_called_otherwise_and_what_people_did_stays(copy, tmp_path, asked):
     pictures, out = copy
+    before = found_in(out, "cat", "bee")
     correct(out, {"cat.png": DRAWN, "bee.png": None})
+    kept = corrections(out)
     labels, how = ["cat", "hound", "bee"], {"formats": ["coco", "csv"], "rename": {"dog": "hound"}}
     for computed in (3, 0):  # the other word is looked for; the second time it is called so already
         result = annotate(pictures, labels, out, **OPTIONS, **how)
         assert (result.computed, result.boxes.keys(), result.notes) == (computed, {*labels}, ())
-    fresh = annotate(pictures, labels, tmp_path / "fresh", formats=["coco", "csv"], **OPTIONS).out
-    correct(fresh, {"cat.png": DRAWN, "bee.png": None})
-    annotate(pictures, labels, fresh, **OPTIONS)
-    assert content(out) == content(fresh)
+    assert [names for _, names in asked] == [["hound"]] * 3
+    assert (found_in(out, "cat", "bee"), corrections(out)) == (before, kept)
+    assert_as_if_together(out, annotate(pictures, labels, tmp_path / "fresh", **OPTIONS).out, labels)
+
+
+@pytest.mark.parametrize("renamed_first", [False, True])
+def test_a_name_that_is_split_is_two_new_ones(copy, tmp_path, asked, renamed_first):
+    pictures, out = copy
+    correct(out, {"cat.png": DRAWN})
+    names = ["cat", "hound", "bee", "dog"]
+    if renamed_first:  # in the editor, which has no model look for the other word
+        with ReviewFolder.opened(out) as opened:
+            opened.rename("dog", "hound")
+    annotate(pictures, names, out, **OPTIONS, rename={} if renamed_first else {"dog": "hound"})
+    assert [looked_for for _, looked_for in asked] == [["hound", "dog"]] * 3
+    assert_as_if_together(out, annotate(pictures, names, tmp_path / "fresh", **OPTIONS).out, names)
+    held_now = corrections(out)["pictures"]["cat.png"]
+    assert (held_now["boxes"], held_now["labels"]) == (DRAWN.boxes, DRAWN.labels), "they are the first of the two"
+
+
+def test_a_name_that_went_is_looked_for_when_it_is_back_and_lessons_are_of_the_names_of_now(copy, made, asked):
+    pictures, out = copy
+    before = found_in(out)
+    annotate(pictures, ["cat", "bee"], out, remove=["dog"], **OPTIONS)
+    for wanted in (["cat", "bee"], ["cat", "bee", "dog"]):
+        annotate(pictures, wanted, out, **OPTIONS)
+        with LabellingRun.open(out) as run, LabellingRun.open(made.out) as whole:
+            for name in run.pictures():
+                [now], [then] = (lessons_of(one, [one.pictures()[name]]) for one in (run, whole))
+                for number, label in enumerate(wanted):
+                    atol = 5e-3 if label == "dog" else 0
+                    np.testing.assert_allclose(now.map_of(number), then.map_of(LABELS.index(label)), atol=atol)
+    assert [looked_for for _, looked_for in asked] == [["dog"]] * 3
+    assert (found_in(out).keys(), found_in(out, "cat", "bee")) == (before.keys(), found_in(made.out, "cat", "bee"))
 
 
 def test_two_names_become_one_and_a_name_goes(copy, tmp_path):

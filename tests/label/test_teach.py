@@ -22,7 +22,7 @@ from cliploc.images.rle import decode, encode
 from cliploc.label.annotate import annotate
 from cliploc.label.drafts import Work, work_on
 from cliploc.label.results import AnnotateResult
-from cliploc.label.teach.lessons import packed
+from cliploc.label.teach.lessons import lessons_of, packed
 from cliploc.label.teach.teach import (
     AGREED,
     FEWEST,
@@ -34,7 +34,7 @@ from cliploc.label.teach.teach import (
     gains,
 )
 from cliploc.runs.engine import MakeWorker, Part, Shard
-from cliploc.runs.label_store import Candidate, Correction, PictureResult
+from cliploc.runs.label_store import Candidate, Correction, LabellingRun, PictureResult
 from cliploc.runs.picture_files import content_digest
 from cliploc.support.reporter import SILENT, Reporter
 from tests.find.teaching.planted import SIDE, Planted, planted
@@ -53,6 +53,7 @@ def engine_of(
     things: Mapping[str, Planted],
     presence: float | None,
     change: Callable[[PictureResult], PictureResult] = lambda row: row,
+    texts: Sequence[str] = ("thing",),
 ) -> Callable[..., None]:
     """An engine that finds in every picture the corner of its thing, and keeps its planted lesson."""
 
@@ -66,8 +67,8 @@ def engine_of(
                 corner = [float(box[0]), float(box[1]), float(box[0]) + 16, float(box[1]) + 16]
                 known = presence is not None
                 boxes = [Candidate(0, (corner[0], corner[1], corner[2], corner[3]), 0.7, 0.7)] * known
-                features = packed(things[one.id].lesson)
-                row = PictureResult(one.id, content_digest(one), None, SIDE, SIDE, [], [presence], boxes, features)
+                features = packed(things[one.id].lesson, texts)
+                row = PictureResult(one.id, content_digest(one), None, SIDE, SIDE, [], {0: presence}, boxes, features)
                 rows.append(change(row))
             on_part(Part(shard.index, rows))
             reporter.images(len(rows))
@@ -178,11 +179,11 @@ def test_boxes_of_other_names_teach_a_name_nothing(tmp_path: Path) -> None:
     def with_other(row: PictureResult) -> PictureResult:
         [thing] = row.boxes
         boxes = [replaced(thing, xyxy=tuple(other)), replaced(thing, label=1)]
-        return replaced(row, boxes=boxes, presence=row.presence * 2)
+        return replaced(row, boxes=boxes, presence={0: 0.9, 1: 0.9})
 
     for name, one in both.things.items():
         both.things[name] = replace(one, lesson=replace(one.lesson, names=(1,)))
-    both.names, both.engine = ["other", "thing"], engine_of(both.things, 0.9, with_other)
+    both.names, both.engine = ["other", "thing"], engine_of(both.things, 0.9, with_other, ["other", "thing"])
     both.run()
     corrected = {
         name: Correction([both.things[name].box.tolist(), other][:boxes], [1, 0][:boxes], drafts=[None] * boxes)
@@ -282,6 +283,28 @@ def test_drafts_that_somebody_has_seen_stay_when_others_are_learnt_again(job: Jo
     job.run(limit=5)  # without it for once
     job.run()
     assert boxes(names[9]) == seen
+
+
+def test_taught_drafts_that_somebody_has_seen_stay_when_a_name_is_added(job: Job) -> None:
+    job.run()
+    first, second = list(job.things)[:2]
+    [box] = [row for row in taught(job.out)[1] if row[0] == first][:1]
+    correct(job.out, {first: Correction([[*box[3:7]]], [0], drafts=[box[1]]), second: None}, "later")
+    seen = [row for row in taught(job.out)[1] if row[0] in (first, second)]
+
+    def other(row: PictureResult) -> PictureResult:
+        boxes = [Candidate(1, (0.0, 0.0, 8.0, 8.0), 0.9, 0.9), Candidate(1, (0.0, 0.0, 4.0, 4.0), 0.1, 0.1)]
+        return replaced(row, boxes=boxes, presence={1: 0.9})
+
+    job.names, job.engine = ["thing", "other"], engine_of(job.things, 0.9, other, ["other"])
+    assert job.run().computed == len(job.things)
+    now = [row for row in taught(job.out)[1] if row[0] in (first, second)]
+    assert [(row[0], *row[2:]) for row in now] == [(row[0], *row[2:]) for row in seen]
+    assert [row[1] for row in now] == [row[1] + 2 for row in seen], "their numbers follow the other boxes"
+    with LabellingRun.open(job.out) as run:
+        assert run.saved(run.pictures()[first]).correction == Correction([[*box[3:7]]], [0], drafts=[box[1] + 2])
+        [lesson] = lessons_of(run, [run.pictures()[first]])
+    assert lesson.names == (0, 1)
 
 
 def test_a_picture_that_is_replaced_is_not_drawn_from_its_old_lesson(job: Job) -> None:

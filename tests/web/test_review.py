@@ -978,9 +978,8 @@ def test_two_thousand_pictures_scroll(context, out, photos):
         (root / name).symlink_to(photos / "cat.jpg")
     with LabellingRun.open(out) as run:
         cat = run.pictures()["cat.jpg"]
-        found = PictureResult(
-            "cat.jpg", cat.checksum, None, *cat.size_wh, [], cat.presence.tolist(), run._boxes(cat.id, 0)
-        )
+        presence = dict(enumerate(cat.presence.tolist()))
+        found = PictureResult("cat.jpg", cat.checksum, None, *cat.size_wh, [], presence, run._boxes(cat.id, 0))
         run.remove(run.pictures())
         run.add([replace(found, picture=name) for name in names], dict.fromkeys(names, ""))
         run.store["root"] = str(root)
@@ -1016,7 +1015,7 @@ def test_a_thousand_boxes_are_selected_at_once(context, masked):
         mask[y : y + 40, x : x + 40] = (np.arange(40) % 8 < 4) | (np.arange(40) < 4)[:, None]  # a comb has many corners
         boxes.append(Candidate(1, (x, y, x + 40, y + 40), 0.9, 0.9, rle.encode(mask)["counts"]))
     with LabellingRun.open(masked) as run:
-        presence = [0.9] * len(LABELS)
+        presence = dict.fromkeys(range(len(LABELS)), 0.9)
         run.add([PictureResult("dogs.jpg", dogs.checksum, None, *dogs.size_wh, [], presence, boxes)], {"dogs.jpg": ""})
     with served(masked) as address:
         editor = Editor(context, address)

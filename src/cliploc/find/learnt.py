@@ -42,7 +42,7 @@ SURE = 0.95  # chance of a name in a picture that is as like those with it as th
 # Places must be more alike to exchange heat than in `affinity` alone; chosen on the raccoon pictures, see
 # docs/studies/teaching.md.
 CUT = 0.3
-LESSON_VERSION = 3  # of what a `Lesson` has
+LESSON_VERSION = 4  # of what a `Lesson` has
 # Wider features are projected at random (Johnson & Lindenstrauss 1984).
 MOST_CHANNELS = 320
 MOST_OF_PLACES = 128  # channels of the features that places are compared by

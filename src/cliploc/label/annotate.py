@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +16,7 @@ from cliploc.find import prompts
 from cliploc.find.prompts import Labels, labels_of, read_labels
 from cliploc.formats import ExportSettings, chosen_exports, exports
 from cliploc.label import corrections, drafts, results
+from cliploc.label.teach.lessons import joined
 from cliploc.label.teach.teach import teach
 from cliploc.label.worker import RESERVED, AnnotateWorker
 from cliploc.options import FOUND, IMAGE_URL, AnnotateOptions, Options, short
@@ -53,7 +56,7 @@ def annotate(
             pictures that were found already.
         labels: a file of `cliploc.find.prompts.read_labels`, its lines as a list, or `Labels`.
         out: an empty folder, or the folder of a run with the same settings, which is resumed, also with additional
-            pictures, or with additional names: then its pictures are computed again, and what people did stays.
+            pictures, or with additional names: then only these are looked for in its pictures, and all else stays.
             Thresholds, `min_presence` above 0, `min_score`, `max_boxes` and what is written may differ:
             only the drafts are chosen again.
         engine: the engine that runs it.
@@ -218,20 +221,24 @@ class _Work:
             self._reporter.failed(name, CliplocError(f"{name}: {reason}"))
         unreadable |= self._remove_stale([file for file in files if file.id not in unreadable])
         files = [file for file in files if file.id not in unreadable]
-        stamped, outdated = run.stamped(), run.outdated()
-        done = {name for name, (_, _, good) in stamped.items() if good or not self._flags.retry} - outdated
-        if self._added_names and (seen := [file.id for file in files if file.id in outdated & run.reviewed()]):
+        stamped, missing = run.stamped(), run.missing()
+        done = {name for name, (_, _, good) in stamped.items() if good or not self._flags.retry} - missing.keys()
+        if self._added_names and (seen := [file.id for file in files if file.id in missing.keys() & run.reviewed()]):
             stays = f"{pictures_in_words(seen)}; what is reviewed stays: look there again"
             self._notes.add([f"reviewed before names were added: {stays}"])
-        todo = [file for file in files if file.id not in done]
+        todo = [replace(file, labels=missing.get(file.id, ())) for file in files if file.id not in done]
         self._reporter.phase("annotate")
         self._reporter.start(len(todo), len(files))
         if todo:
             # Taken before any picture is read, so that a picture replaced meanwhile is noticed by the next call.
             self._stamps = {file.id: stamp(file) for file in todo}
             run.store.begin_session()
+            labels_of = attrgetter("labels")
+            alike = groupby(sorted(todo, key=labels_of), labels_of)  # with whole batches each
+            shards = chain.from_iterable(plan.shards_of([*some], shard) for _, some in alike)
+            numbered = [replace(one, index=index) for index, one in enumerate(shards)]
             with interrupt_message(run.out, lambda: f"{len(done) + self._added:,} pictures"):
-                engine([*plan.shards_of(todo, shard)], make_worker, self._add, self._reporter)
+                engine(numbered, make_worker, self._add, self._reporter)
         folder = results.AnnotatedFolder(run, files)
         self.computed = sum(folder.pictures[file.id].error is None for file in todo)
         if corrected is not None:
@@ -277,7 +284,7 @@ class _Work:
     def _add(self, part: Part) -> None:
         """Adds what the engine hands over, and reports which pictures failed."""
         found: list[label_store.PictureResult] = part.content
-        self._run.add(found, self._stamps)
+        self._run.add(found, self._stamps, joined)
         self._added += len(found)
         self._notes.add(part.notes)
         for one in found:

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import tee
 from typing import Any
 
@@ -16,8 +17,9 @@ from cliploc.label.teach.lessons import packed
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, Options
-from cliploc.runs import engine, picture_files
+from cliploc.runs import engine
 from cliploc.runs.label_store import Candidate, PictureResult
+from cliploc.runs.picture_files import PictureFile, digested
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Boxes
 
@@ -62,7 +64,7 @@ class AnnotateWorker:
             raise UsageError(f"expected a name that the model knows: {next(iter(unknown.values()))}")
         self._known = np.array([name not in unknown for name in self.names])  # [P]
         gets = "drafts only from three or more pictures where it is drawn" if self._teach else "no boxes"
-        self._readings = self.localizer.readings(labels.entries)  # notes of the run, not of each picture
+        self._sought = lru_cache(2)(self._sought_in)  # mostly the same in all pictures
         # Who read the labels has warned of commas.
         plain = [entry for entry in labels.entries if "," not in entry]
         readings = self.localizer.readings(plain) if plain else ()
@@ -84,9 +86,10 @@ class AnnotateWorker:
     def stream(self, shards: Iterable[engine.Shard], reporter: Reporter = SILENT) -> Generator[engine.Part, None, None]:
         """Yields the parts of shards, in order."""
         notes = list[str]()
-        digested_shards, fed = tee(picture_files.digested(shards))
+        digested_shards, fed = tee(digested(shards))
+        samples = (sample for shard, _ in fed for sample in shard.samples)
         results = self.localizer.run(
-            (prepare.Request(sample.id, sample.path, self._entries) for shard, _ in fed for sample in shard.samples),
+            (prepare.Request(one.id, one.path, self._sought(one.labels)[1]) for one in samples),
             reporter=Reporter(masked=reporter.masked, bank=reporter.bank, halved=engine.collect_halved(notes)),
             absent_maps=False,
             presence=True,
@@ -110,49 +113,55 @@ class AnnotateWorker:
         finally:
             results.close()
 
-    def _outcome(
-        self, picture: picture_files.PictureFile, digest: str, results: Iterator[prepare.Result]
-    ) -> PictureResult:
+    def _outcome(self, picture: PictureFile, digest: str, results: Iterator[prepare.Result]) -> PictureResult:
         """What is in a picture, whose result comes next."""
         if (result := next(results)).error is not None:
             reason = str(result.error)
             return PictureResult(picture.id, digest, reason.partition(": ")[2] or reason)
         (localization,) = result.found.values()
-        features = b"" if result.lesson is None else packed(result.lesson)
-        return self._found(picture.id, digest, localization, features)
+        features = b"" if result.lesson is None else packed(result.lesson, self._sought(picture.labels)[1])
+        return self._found(picture, digest, localization, features)
+
+    def _sought_in(self, labels: tuple[int, ...]) -> tuple[tuple[int, ...], list[str], tuple[str, ...]]:
+        """The labels of a picture, what is looked for by them, and notes on that: of the run, not of each picture."""
+        if not labels or self.localizer.method.prompts_interact:
+            labels = tuple(range(len(self.names)))
+        entries = [self._entries[p] for p in labels]
+        return labels, entries, self.localizer.readings(entries)
 
     def close(self) -> None:
         """Nothing to end."""
 
     # ------------------------------------------------------------------------------------------------- one picture
-    def _found(self, picture: str, digest: str, result: Localization, features: bytes = b"") -> PictureResult:
+    def _found(self, picture: PictureFile, digest: str, result: Localization, features: bytes = b"") -> PictureResult:
+        labels, _, readings = self._sought(picture.labels)
         boxes = self._candidates(result)
         if result.second_look is not None:
             stays = ~result.second_look.contrast_fits(boxes)  # a part may, where its box does not
             boxes = boxes.where(stays)
             chances, presence = result.second_look.chances(boxes)
         else:  # without presence the model knows no name of the bank: nothing speaks against a name
-            known = np.ones(len(self.names)) if result.presence is None else result.presence
+            known = np.ones(len(labels)) if result.presence is None else result.presence
             chances, presence = boxes.score.astype(np.float64), known.astype(np.float64)
-        presence = np.nan_to_num(presence, nan=1.0)  # learnt without text: nothing speaks against such a name
-        order = np.lexsort((boxes.label, -chances))
+        presence = np.nan_to_num(presence, nan=1.0).round(4)  # learnt without text: nothing speaks against such a name
+        order = np.lexsort((-chances, boxes.label, -chances.round(4)))
         masks: dict[int, str] = {}
         if self._masks:  # as COCO's compressed counts
             ordered = replace(result, boxes=boxes.where(order))
             masks = {index: rle.encode(mask)["counts"] for index, mask in ordered.box_masks()}
         columns = (
-            boxes.label[order].tolist(),
+            np.array(labels)[boxes.label[order]].tolist(),
             boxes.xyxy[order].astype(float).round(2).tolist(),
             chances[order].round(4).tolist(),
             boxes.score[order].astype(float).round(4).tolist(),
         )
         return PictureResult(
-            picture,
+            picture.id,
             digest,
             None,
             *result.image.size,
-            [note for note in result.notes if note not in self._readings],
-            [round(float(chance), 4) if known else None for chance, known in zip(presence, self._known, strict=True)],
+            [note for note in result.notes if note not in readings],
+            {p: chance if self._known[p] else None for p, chance in zip(labels, presence.tolist(), strict=True)},
             [Candidate(*box, masks.get(index)) for index, box in enumerate(zip(*columns, strict=True))],
             features,
         )

@@ -60,6 +60,8 @@ TABLES = (
 UNTOUCHED = "status = 'none' AND NOT corrected"  # what a person did with a picture refers to its drafts: they stay
 COLUMNS = 'label, "left", top, "right", bottom, score, fit, mask'
 OF_EACH = ("xyxy", "labels", "scores", "fits")  # the arrays of `Candidates` with a row for each box
+# What teaching reads of a picture, from before and of now, and the run's entries → both together.
+Joined: TypeAlias = Callable[[bytes, bytes, Sequence[str]], bytes]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -82,7 +84,7 @@ class PictureResult(Struct, array_like=True):
     width: int | None = None
     height: int | None = None
     notes: list[str] = []
-    presence: list[float | None] | None = None
+    presence: dict[int, float | None] = {}  # label that was looked for → chance that it is there
     boxes: list[Candidate] = []
     features: bytes = b""
 
@@ -256,6 +258,13 @@ class LabellingRun:
                         "has, or --remove or --rename some"
                     )
                 if before := store.get("settings"):
+                    looked_for = {*zip(store.get("names"), before.get("labels", []), strict=True)}
+                    pairs = zip(names, settings.get("labels", []), strict=True)
+                    store.write(
+                        "UPDATE picture SET presence = (SELECT json_group_object(key, value) FROM json_each(presence) "
+                        "WHERE key NOT IN (SELECT value FROM json_each(?))) WHERE presence IS NOT NULL",
+                        _json([entry for name, entry in pairs if (name, entry) not in looked_for]),
+                    )
                     store["settings"] = {**before, "labels": settings.get("labels", [])}
                 store.keep("settings", settings)
                 store["names"] = list(names)
@@ -301,10 +310,12 @@ class LabellingRun:
             self.changes += [self.store.get(key) for key in values] != before  # as JSON has them
 
     # ------------------------------------------------------------------------------------------------------- pictures
-    def add(self, found: Sequence[PictureResult], stamps: Mapping[str, str]) -> None:
+    def add(
+        self, found: Sequence[PictureResult], stamps: Mapping[str, str], joined: Joined = lambda _, now, __: now
+    ) -> None:
         """Adds pictures, all of these or none; they take the place of earlier ones with their names.
 
-        What a person did with a picture stays if its file is the same, as when it is computed again with more names.
+        If a picture's file is the same, what was found of other names stays, and so does what a person did with it.
         """
         with self.store.transaction():
             for one in found:
@@ -312,36 +323,53 @@ class LabellingRun:
                 if earlier and one.error is not None:
                     self.store.write("UPDATE picture SET error = ? WHERE id = ?", one.error, earlier[0])
                     continue
+                same = earlier[0] if earlier and earlier[1] == one.checksum else None
+                one = one if same is None else self._with_others(one, same, joined)
                 self.store.write("UPDATE picture SET name = '' WHERE name = ?", one.picture)
                 number = self.store.write(
                     "INSERT INTO picture (name, checksum, stamp, width, height, error, notes, presence) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     one.picture, one.checksum, stamps[one.picture], one.width, one.height, one.error,
                     _json(one.notes),
-                    None if one.presence is None else _json(dict(zip(self.entries, one.presence, strict=True))),
+                    None if one.error else _json({self.entries[p]: chance for p, chance in one.presence.items()}),
                 )  # fmt: skip
                 self._insert(number, 0, enumerate(one.boxes))
                 if one.features:
                     self.store.insert("features", [(number, one.features)])
-                if earlier and earlier[1] == one.checksum:
-                    self._take_over(earlier[0], number)
+                if same is not None:
+                    self._take_over(same, number, len(one.boxes))
                 self.remove([""])
             self.changes += 1
 
-    def _take_over(self, earlier: int, now: int) -> None:
-        """Gives what a person did with a picture to the row that replaces it, with the numbers of the same drafts."""
+    def _with_others(self, one: PictureResult, earlier: int, joined: Joined) -> PictureResult:
+        """What was found in a picture, with what an earlier row has of names that were not looked for now."""
+        [(text,)] = self.store.rows("SELECT presence FROM picture WHERE id = ?", earlier)
+        chances = _read(text, dict[str, float | None])
+        every = {p: chances[entry] for p, entry in enumerate(self.entries) if entry in chances} | one.presence
+        boxes = [box for box in self._boxes(earlier, 0) if box.label not in one.presence]
+        boxes = sorted([*boxes, *one.boxes], key=lambda box: (-box.score, box.label))  # as a worker sorts them
+        features = one.features and joined(self.features([earlier])[earlier], one.features, self.entries)
+        return msgspec.structs.replace(one, presence=dict(sorted(every.items())), boxes=boxes, features=features)
+
+    def _take_over(self, earlier: int, now: int, count: int) -> None:
+        """Gives what was taught, and what a person did, to the row that replaces another, which has `count` boxes.
+
+        A person's boxes get the numbers of the same drafts.
+        """
+        for (generation,) in self.store.rows("SELECT generation FROM taught WHERE picture = ?", earlier):
+            self._insert(now, generation, enumerate(self._boxes(earlier, generation), count))
+        self.store.write("UPDATE taught SET picture = ?2 WHERE picture = ?1", earlier, now)
         same = " AND ".join(f'n."{column}" = o."{column}"' for column in ("label", "left", "top", "right", "bottom"))
         self.store.write(
             "UPDATE box SET picture = ?2, draft = (SELECT n.number FROM box o JOIN picture p ON p.id = o.picture "
-            f"JOIN box n ON n.picture = ?2 AND n.generation = 0 AND {same} "
+            f"JOIN box n ON n.picture = ?2 AND n.generation = o.generation AND {same} "
             "WHERE o.picture = ?1 AND o.number = box.draft AND o.generation IN (0, p.generation)) "
             f"WHERE picture = ?1 AND generation = {PERSON}", earlier, now,
         )  # fmt: skip
         self.store.write(
-            "UPDATE picture SET (status, corrected, revision) = "
-            "(SELECT status, corrected, revision FROM picture WHERE id = ?1) WHERE id = ?2", earlier, now,
+            "UPDATE picture SET (status, corrected, revision, generation) = "
+            "(SELECT status, corrected, revision, generation FROM picture WHERE id = ?1) WHERE id = ?2", earlier, now,
         )  # fmt: skip
-        self.store.write("DELETE FROM run WHERE key = 'taught_by'")  # it had boxes of such names
 
     def features(self, pictures: Sequence[int]) -> dict[int, bytes]:
         """Id of a picture → what teaching reads of it, for some that have it."""
@@ -360,12 +388,13 @@ class LabellingRun:
         rows = self.store.rows("SELECT name, stamp, checksum, error IS NULL FROM picture")
         return {name: (stamp, checksum, bool(done)) for name, stamp, checksum, done in rows}
 
-    def outdated(self) -> frozenset[str]:
-        """Pictures in which something that the run looks for now was not looked for."""
-        marks = ", ".join("?" * len(self.entries))
-        seen = f"(SELECT count(*) FROM json_each(presence) WHERE key IN ({marks}))"
-        query = f"SELECT name FROM picture WHERE error IS NULL AND {seen} < ?"
-        return frozenset(name for (name,) in self.store.rows(query, *self.entries, len(self.entries)))
+    def missing(self) -> dict[str, tuple[int, ...]]:
+        """Picture → the labels of the run that were not looked for in it, where there are some."""
+        rows = self.store.rows(
+            "SELECT name, json_group_array(e.key) FROM picture, json_each(?) e WHERE error IS NULL "
+            "AND e.value NOT IN (SELECT key FROM json_each(presence)) GROUP BY name", _json(self.entries),
+        )  # fmt: skip
+        return {name: tuple(sorted(_read(labels, list[int]))) for name, labels in rows}
 
     def restamp(self, stamps: Mapping[str, str]) -> None:
         """Notes stamps of files whose content is as it was."""

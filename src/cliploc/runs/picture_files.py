@@ -8,7 +8,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -82,6 +82,7 @@ class PictureFile:
 
     id: str  # its path below the root, with slashes; the whole path if it is elsewhere
     path: Path  # the file
+    labels: tuple[int, ...] = field(default=(), kw_only=True)  # that are looked for; none: all of the run
 
 
 def by_path(picture: PictureFile) -> list[tuple[bool, str]]:

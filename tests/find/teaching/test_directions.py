@@ -173,12 +173,12 @@ def test_methods_and_steps_that_cannot_be_drawn_again_are_named() -> None:
 def test_lessons_come_back_as_they_were() -> None:
     for number in range(2):
         one = planted(number).lesson
-        again = unpacked(packed(one))
+        again = unpacked(packed(one, ["thing"]), ["thing"])
         assert (again.frame, again.names) == (one.frame, one.names)
         assert again.scale == pytest.approx(one.scale, rel=1e-6)
         for key in ("heat", "places", "features", "embedding"):
             assert torch.equal(getattr(again, key), getattr(one, key)), key
-        assert packed(again) == packed(one)
+        assert packed(again, ["thing"]) == packed(one, ["thing"])
 
 
 def test_features_are_kept_in_eight_bits_and_wide_ones_are_narrowed() -> None:

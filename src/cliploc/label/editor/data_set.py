@@ -122,7 +122,9 @@ def _digest(labels: LabelSet) -> str:
 
 def _found(one: LabelledFile, numbers: Mapping[str, int]) -> PictureResult:
     boxes = [Candidate(numbers[box.name], _visible(box.xyxy, one.size_wh), 1.0, 1.0) for box in one.boxes]
-    return PictureResult(one.id, content_digest(one), None, *one.size_wh, [], [1.0] * len(numbers), boxes)
+    return PictureResult(
+        one.id, content_digest(one), None, *one.size_wh, [], dict.fromkeys(numbers.values(), 1.0), boxes
+    )
 
 
 def _visible(xyxy: Box, size_wh: Size) -> Box:
