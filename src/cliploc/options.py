@@ -529,9 +529,9 @@ class Options(Checked):
         """A line for each option: its name, default and what it does.
 
         Example:
-            >>> print(Options.explain().splitlines()[13])
+            >>> print(Options.explain().splitlines()[12])
             flip=None (the recipe's; no with a named method): Also average the map of the flipped picture.
-            >>> print(Options.explain().splitlines()[18])
+            >>> print(Options.explain().splitlines()[17])
             max_boxes=None (all): Maximum number of boxes per name and picture, best first.
         """
         lines = []

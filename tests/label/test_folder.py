@@ -172,6 +172,15 @@ def test_names_that_are_added_are_looked_for_alone_and_all_else_stays(copy, tmp_
     assert corrections(out) == held_now
 
 
+def test_a_name_that_was_added_in_the_editor_is_looked_for_alone(copy, asked):
+    pictures, out = copy
+    with ReviewFolder.opened(out) as opened:
+        opened.rename(None, "owl")
+        assert opened.entries()
+    annotate(pictures, [*LABELS, "owl"], out, **OPTIONS)
+    assert [names for _, names in asked] == [["owl"]] * 3
+
+
 def test_new_pictures_are_asked_for_all_names_and_those_of_before_for_the_new_one(copy, tmp_path, asked):
     pictures, out = copy
     shutil.copy(pictures / "cat.png", pictures / "a.png")

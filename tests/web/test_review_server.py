@@ -349,7 +349,7 @@ def test_a_suggestion_is_a_box_of_this_picture(address):
         assert (region[y, x], region.any(axis=0).sum() <= x1 - x0) == (True, True)
 
 
-def test_names_are_changed_joined_and_removed(out):
+def test_names_are_added_changed_joined_and_removed(out):
     with served(out) as address:
         drawn = saved(box(10, 10, 30, 20, label=1), status="reviewed")
         assert sent(f"{address}/pictures/0", drawn)[0] == 200
@@ -363,6 +363,11 @@ def test_names_are_changed_joined_and_removed(out):
         [one] = sent(f"{address}/pictures/0")[1]["boxes"]
         assert (one["label"], one["xyxy"]) == (0, [10, 10, 30, 20])
         assert "only name" in sent(f"{address}/names", {"name": "red", "to": None})[1]["error"]
+        assert sent(f"{address}/names", {"name": None, "to": " owl "}) == (200, {})
+        assert "no label has, got owl" in sent(f"{address}/names", {"name": None, "to": "owl"})[1]["error"]
+        again = saved(box(10, 10, 30, 20, label=1), status="reviewed", revision=1)
+        assert sent(f"{address}/pictures/0", again)[0] == 200
+        assert sent(f"{address}/pictures/0")[1]["boxes"][0]["label"] == 1
 
 
 def test_a_box_is_split_where_its_heat_is_least(address):

@@ -431,6 +431,16 @@ class LabellingRun:
             self.changes += 1
         self._open()
 
+    def add_name(self, name: str, threshold: float) -> None:
+        """Adds a name that people may use at once; it is looked for when the run is computed with it."""
+        with self.store.transaction():
+            self.store["names"] = [*self.names, name]
+            self.store["settings"] = {**self.settings, "labels": [*self.entries, name]}
+            new = {"thresholds": threshold, "shares": None}
+            self.drafts = {**self.drafts, **{key: [*self.drafts.get(key, ()), new[key]] for key in new}}
+            self.changes += 1
+        self._open()
+
     def remove_name(self, name: str) -> int:
         """Removes a name with its boxes, also those that people drew → their number."""
         place = self._place(name)

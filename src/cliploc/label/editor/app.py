@@ -36,9 +36,9 @@ class SuggestionRequest(Struct, forbid_unknown_fields=True):
 
 
 class Renaming(Struct, forbid_unknown_fields=True):
-    """A label's other name, which may be that of another label; None: it goes, with its boxes."""
+    """A label's other name, which may be that of another label; None: there was none, or it goes with its boxes."""
 
-    name: str
+    name: str | None
     to: Annotated[str, Meta(max_length=200)] | None
 
 

@@ -37,6 +37,7 @@ from cliploc.label.results import AnnotatedFolder, conclude, write_learnt
 from cliploc.label.teach.teach import FEWEST_REVIEWED, teach
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
+from cliploc.options import FOUND
 from cliploc.runs.label_store import Generation, LabellingRun, check_revision
 from cliploc.runs.picture_files import PictureFile, content_digest, stamp
 from cliploc.runs.store import disk_errors
@@ -200,18 +201,23 @@ class ReviewFolder:
         self.learning.consider()
         return read
 
-    def rename(self, name: str, to: str | None) -> None:
-        """Calls a label otherwise, which joins one of that name, or removes it with its boxes (None)."""
+    def rename(self, name: str | None, to: str | None) -> None:
+        """Calls a label otherwise, which joins one of that name; None: it is new, or goes with its boxes."""
         if self.learning.working:
             raise UsageError("it is learning right now: wait until it has learnt")
         if to is None and self.of_set:  # boxes are known by their places among those of the set
             raise UsageError("expected another name: boxes of a data set are dropped in its pictures")
-        if to is None:
-            self.run.remove_name(name)
-        elif not to.strip() or not to.isprintable():
+        if to is not None and not (to.strip() and to.isprintable()):
             raise UsageError(f"expected a name, got {to!r}")
-        elif to.strip() != name:
-            self.run.rename(name, to.strip())
+        to = to and to.strip()
+        if name is None:
+            if to is None or to in self.names:
+                raise UsageError(f"expected a name that no label has, got {to}")
+            self.run.add_name(to, FOUND)
+        elif to is None:
+            self.run.remove_name(name)
+        elif to != name:
+            self.run.rename(name, to)
         self._load()
 
     def write_exports(self) -> list[str]:

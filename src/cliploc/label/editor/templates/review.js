@@ -780,9 +780,8 @@ function pick(label) {
   picked(label);
 }
 const highlighted = () => $("picker-names").querySelector("[aria-selected=true]")?.dataset.label;
-/** Gives the highlighted label another name in all pictures, or removes it: the page is loaded again. */
-async function renameLabel(to) {
-  const name = labelName(highlighted());
+/** Gives a label another name in all pictures, adds one (null → to) or removes it (→ null): the page is loaded again. */
+async function renameLabel(name, to) {
   if (to === undefined || to === name) return;
   try {
     await allSaved();
@@ -1214,11 +1213,16 @@ $("suggest")?.addEventListener("submit", (event) => { event.preventDefault(); sh
 $("tau")?.addEventListener("input", () => { if (heat) paintHeat(); });
 press("active", () => pickLabel((label) => setActive(label)));
 press("labels", toggleLabels);
+press("new-name", () => {
+  renameLabel(null, prompt("A new label, for boxes that you draw or relabel. `cliploc annotate` with it looks for it:", $("picker-search").value)?.trim() || undefined);
+});
 press("rename", () => {
-  if (highlighted()) renameLabel(prompt(`“${labelName(highlighted())}” in all pictures; the name of another label joins both:`, labelName(highlighted()))?.trim() || undefined);
+  if (!highlighted()) return;
+  const name = labelName(highlighted());
+  renameLabel(name, prompt(`“${name}” in all pictures; the name of another label joins both:`, name)?.trim() || undefined);
 });
 press("remove-name", () => {
-  if (highlighted() && confirm(`Remove “${labelName(highlighted())}” with its boxes in all pictures, also those that you drew? This cannot be undone.`)) renameLabel(null);
+  if (highlighted() && confirm(`Remove “${labelName(highlighted())}” with its boxes in all pictures, also those that you drew? This cannot be undone.`)) renameLabel(labelName(highlighted()), null);
 });
 for (const id of ["by-label", "by-status", "by-size", "order"]) $(id).addEventListener("change", filter);
 for (const id of ["score-from", "score-to"]) $(id).addEventListener("input", filter);
