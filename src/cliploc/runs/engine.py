@@ -1,10 +1,11 @@
 """Between a run and its engine: shards in, parts and notes out; a part depends on its shard and settings only."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from cliploc.errors import ModelError
 from cliploc.support.process import out_of_memory
@@ -84,6 +85,18 @@ def run_here(
                 on_part(part)
     finally:
         torch.set_num_threads(before)
+
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def each(work: Callable[[A], B], items: Iterable[A]) -> Generator[B, None, None]:
+    """The results of some work on pictures, in order, made by as many threads as torch has."""
+    import torch
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield from pool.map(work, items)
 
 
 NAMED = 3  # pictures named in a note; the rest are only counted

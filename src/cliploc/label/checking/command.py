@@ -18,9 +18,7 @@ class CheckFlags(WithThreads, WithJson):
     )
     pictures: Path | None = flag("Folder of the pictures.", None, metavar="DIR", none="beside the labels")
     out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
-    missing: bool = flag(
-        "Also look for things without a label, which takes longest.", True, flags=("--missing/--no-missing",)
-    )
+    missing: bool = flag("Also look for things without a label: slower.", True, flags=("--missing/--no-missing",))
 
 
 @command(only=("model", "pretrained", "device", "precision", "text_cache"))

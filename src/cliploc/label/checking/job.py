@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from safetensors import numpy as arrays
 
@@ -31,7 +32,7 @@ from cliploc.label.checking import wrong_labels
 from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, doubles, odd_box, read_set, spelt_in_two_ways
 from cliploc.localizer import Localizer
 from cliploc.options import Options
-from cliploc.runs.engine import Notes, interrupt_message
+from cliploc.runs.engine import Notes, each, interrupt_message
 from cliploc.runs.picture_files import stamp
 from cliploc.runs.store import FILE, Store, disk_errors
 from cliploc.support.files import Inputs, csv_text, files_below, locked, user_path, write_json, write_text
@@ -283,19 +284,26 @@ class _Check:
         todo = [one for one in self._data.pictures if digested.get(one.id) != digests[one.id]]
         self._reporter.phase("check")
         self._reporter.start(len(todo), len(digests))
-        for one in todo:  # a share of its boxes has a moved copy
-            drawn = np.random.default_rng(list(one.id.encode())).random(len(one.xyxy)) < share
+
+        def read(one: LabelledFile) -> wrong_labels.Reading | InputError:
+            torch.set_num_threads(1)  # of this thread: pictures are read beside each other
+            drawn = np.random.default_rng(list(one.id.encode())).random(len(one.xyxy)) < share  # have a moved copy
             copied = np.flatnonzero(drawn).tolist()
             try:
-                read = wrong_labels.read_picture(self._localizer, load(one.path).image, one.xyxy, copied, self._sought)
+                return wrong_labels.read_picture(self._localizer, load(one.path).image, one.xyxy, copied, self._sought)
             except InputError as error:
-                self._failed[one.id] = in_one_line(error)
-                self._reporter.failed(one.id, InputError(f"{one.id}: {self._failed[one.id]}"))
-            else:
-                with self._store.transaction():
-                    self._store.write(SAVE, one.id, digests[one.id], arrays.save(read._asdict()))
-                self.computed += 1
-            self._reporter.images(1)
+                return error
+
+        with closing(each(read, todo)) as readings:
+            for one, content in zip(todo, readings, strict=True):
+                if isinstance(content, InputError):
+                    self._failed[one.id] = in_one_line(content)
+                    self._reporter.failed(one.id, InputError(f"{one.id}: {self._failed[one.id]}"))
+                else:
+                    with self._store.transaction():
+                        self._store.write(SAVE, one.id, digests[one.id], arrays.save(content._asdict()))
+                    self.computed += 1
+                self._reporter.images(1)
         rows = self._store.each("SELECT picture, digest, content FROM reading")
         return self._judged({name: wrong_labels.Reading(**arrays.load(content)) for name, digest, content in rows
                              if digests.get(name) == digest})  # fmt: skip
@@ -313,8 +321,7 @@ class _Check:
         elif count < FEW:
             yield f"{count} labels are few: names are judged nearly by the text alone"
         if self._of_boxes and (count < wrong_labels.LEAST_PLACED or of < wrong_labels.FOLDS):
-            least = f"{wrong_labels.LEAST_PLACED} in {wrong_labels.FOLDS} pictures"
-            yield f"too little to judge where boxes are: it takes {least}"
+            yield f"too little to judge places: it takes {wrong_labels.LEAST_PLACED} in {wrong_labels.FOLDS} pictures"
         if names := [name for name, text in zip(self._names, self._texts, strict=True) if text in self._unknown]:
             some = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
             yield f"{self._localizer.backbone.name} does not know {some}: judged by the set alone"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain, product
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from cliploc.find.second_look import mean_in
 from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.towers.tower import Backbone, Needs
-from cliploc.values import FloatArray, Floats
+from cliploc.values import BoolArray, FloatArray, Floats, IntArray
 
 OF_PICTURE, OF_BOX = 1.43, 0.72  # sides of what is read, in the tower's own inputs
 LARGE = 0.3  # of the picture's side: from here on the picture's pass shows a box as large as one of its own would
@@ -43,7 +43,7 @@ class Reading(NamedTuple):
     features: npt.NDArray[np.float16]  # [n, D]
     edges: FloatArray  # [n, E]
     moved: FloatArray  # [m, E] edges of the copies
-    owners: npt.NDArray[np.int64]  # [m] which box each copy is of
+    owners: IntArray  # [m] which box each copy is of
     drafts: FloatArray  # [k, 6] x0, y0, x1, y1, the number of the name, and the score
     of_drafts: npt.NDArray[np.float16]  # [k, D]
 
@@ -144,9 +144,6 @@ def jittered(rng: np.random.Generator, box: Floats, size_wh: tuple[int, int]) ->
 
 
 # -------------------------------------------------------------------------------------------------------------- chances
-Ints: TypeAlias = npt.NDArray[np.int64]
-Bools: TypeAlias = npt.NDArray[np.bool_]
-
 DRAFT = -1  # in the place of a given name
 FOLDS = 5
 COMPONENTS = 128  # of the region features
@@ -172,7 +169,7 @@ class Names(NamedTuple):
     """What the names of N boxes are judged to be."""
 
     chance: Floats  # [N] that the given one is wrong; NaN where there is nothing to tell it from, and of drafts
-    likelier: Ints  # [N] the likeliest other name
+    likelier: IntArray  # [N] the likeliest other name
     logits: Floats  # [N, P] of all names, fitted without the box's picture; -inf for those that no label has
 
 
@@ -180,8 +177,8 @@ def wrong_names(
     features: npt.NDArray[np.floating[Any]],  # [N, D] of the regions: two readings, each of unit length
     text: Floats,  # [P, D / 2] of the names; a row of NaN for one that the tower does not know
     sizes: Floats,  # [N, 2] width and height, as shares of the picture
-    given: Ints,  # [N] numbers of names; `DRAFT` for a draft, which is read and not learnt from
-    pictures: Ints,  # [N] numbers of pictures
+    given: IntArray,  # [N] numbers of names; `DRAFT` for a draft, which is read and not learnt from
+    pictures: IntArray,  # [N] numbers of pictures
     scale: float,  # the tower's logit scale
 ) -> Names:
     """The chance that each given name is wrong, by what the text says and labels of other pictures add to it."""
@@ -226,7 +223,7 @@ def design(features: npt.NDArray[np.floating[Any]], sizes: Floats) -> Floats:
     return np.hstack([parts / np.sqrt(np.mean(parts**2) + 1e-12), shape, np.ones((len(features), 1))])
 
 
-def learnt(inputs: Floats, offset: Floats, given: Ints, pictures: Ints, ridge: float, prior: float) -> Floats:
+def learnt(inputs: Floats, offset: Floats, given: IntArray, pictures: IntArray, ridge: float, prior: float) -> Floats:
     """What rows of other pictures add to logits `[N, P]`: each fold of pictures is read by a fit to the others."""
     unique, number = np.unique(pictures, return_inverse=True)
     added, fold = np.zeros_like(offset), (np.random.default_rng(0).permutation(len(unique)) % FOLDS)[number]
@@ -237,7 +234,7 @@ def learnt(inputs: Floats, offset: Floats, given: Ints, pictures: Ints, ridge: f
     return added
 
 
-def fit_logistic(inputs: Floats, offset: Floats, given: Ints, ridge: float, prior: float) -> Floats:
+def fit_logistic(inputs: Floats, offset: Floats, given: IntArray, ridge: float, prior: float) -> Floats:
     """Weights W `[F, P]` of softmax(offset + prior · log frequency + inputs · W), with a ridge."""
     count = np.bincount(given, minlength=offset.shape[1]) + 1.0
     x, start = torch.from_numpy(inputs), torch.from_numpy(offset + prior * np.log(count / count.sum()))
@@ -267,7 +264,7 @@ def of_second(densities: Iterable[tuple[Floats, Floats]]) -> Floats:
     return np.asarray(weights @ np.array(posteriors) / weights.sum())
 
 
-def wrong_places(edges: Floats, pictures: Ints, planted: Floats, of_planted: Ints) -> Floats:
+def wrong_places(edges: Floats, pictures: IntArray, planted: Floats, of_planted: IntArray) -> Floats:
     """The chance `[N]` that each box is badly placed, learnt from M moved copies; NaN where there are too few boxes."""
     if len(edges) < LEAST_PLACED or len(np.unique(pictures)) < FOLDS or not len(planted):
         return np.full(len(edges), np.nan)
@@ -291,7 +288,7 @@ def alike(scores: Floats, examples: Floats, rate: float) -> Floats:
     return np.asarray(look * max(share - rate, LEAST_SHARE) / max(share, LEAST_SHARE))
 
 
-def missing_labels(logits: Floats, drafts: Floats, explained: Bools, matched: Bools, apart: Floats) -> Floats:
+def missing_labels(logits: Floats, drafts: Floats, explained: BoolArray, matched: BoolArray, apart: Floats) -> Floats:
     """The chance `[M]` that each draft misses a label: that it is as those which match one. 0 where one explains it."""
     *_, names, found = drafts.T.astype(float)  # found: the chance by which the draft was made
     fits = torch.from_numpy(logits).log_softmax(dim=1).numpy()[np.arange(len(names)), names.astype(int)]
@@ -302,7 +299,7 @@ def missing_labels(logits: Floats, drafts: Floats, explained: Bools, matched: Bo
     return chance
 
 
-def compare(drafts: Floats, boxes: Floats, given: Ints) -> tuple[Bools, Bools, Floats]:
+def compare(drafts: Floats, boxes: Floats, given: IntArray) -> tuple[BoolArray, BoolArray, Floats]:
     """For each draft of a picture: does a label of its name lie in it or around it, and does one fit; 1 − best IoU."""
     low, high = np.maximum(drafts[:, None, :2], boxes[:, :2]), np.minimum(drafts[:, None, 2:4], boxes[:, 2:])
     shared, same = np.clip(high - low, 0, None).prod(axis=2), drafts[:, 4, None] == given

@@ -11,10 +11,9 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -43,6 +42,7 @@ from cliploc.label.results import AnnotatedFolder
 from cliploc.label.teach.lessons import lessons_of
 from cliploc.label.worker import LEAST_FIT
 from cliploc.options import FOUND, MIN_SCORE
+from cliploc.runs.engine import each
 from cliploc.runs.label_store import (
     Candidate,
     Candidates,
@@ -487,8 +487,6 @@ def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:
 
 
 # -------------------------------------------------------------------------------------------------------- drawing again
-A = TypeVar("A")
-B = TypeVar("B")
 TOGETHER = 32  # pictures that are drawn together: a query of their lessons
 
 
@@ -589,9 +587,3 @@ class Drawer:
                 name, boxes = self.pictures[pictures[i]].name, self.drawing.boxes(lessons[i], found, self.known.sides)
                 rows[i] = TaughtPicture(name, presence[i], boxes)
         return [rows[i] for i in range(len(pictures))]
-
-
-def each(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """The results of some work on pictures, in order, made by several threads."""
-    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        yield from pool.map(work, items)
