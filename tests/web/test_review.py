@@ -471,6 +471,22 @@ def test_a_drag_that_ends_beside_the_picture_draws_and_exports_wait_for_what_is_
         page.wait_for_function("() => document.getElementById('unsaved').hidden")
 
 
+def test_a_label_is_added_and_drawn_at_once(context, out):
+    with served(out) as address:
+        editor = Editor(context, address)
+        page = editor.page
+        page.once("dialog", lambda dialog: dialog.accept("owl"))
+        page.locator("#active").click()
+        with page.expect_navigation():
+            page.get_by_role("button", name="New…").click()
+        editor.ready()
+        editor.open("dogs.jpg")
+        editor.pick(page.locator("#active"), "owl")
+        editor.key("b")
+        editor.saved()
+        assert editor.labels[-1].startswith("owl")
+
+
 @on_a_desk
 def test_what_cannot_be_saved_is_said_and_kept_until_it_can(context, out):
     """Of every picture, whichever is shown."""
