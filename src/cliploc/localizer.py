@@ -8,19 +8,20 @@ from typing import Any, Literal, overload
 
 from torch import Tensor
 
-from cliploc import Localization, Options, UsageError, towers
+from cliploc import Localization, ModelError, Options, UsageError, towers
 from cliploc.boxes import BoxRule, masks
 from cliploc.find import calibration, heads, identity, looks, prompts, running, tasks, texts
 from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
 from cliploc.find.looks import MaskedEncoder
-from cliploc.find.prepare import Names, OnError, Request, Result, RunOptions, Sought, requests_of, source_of
+from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, Sought, requests_of, source_of
 from cliploc.find.presence import Bank
 from cliploc.images.reading import ImageLike
 from cliploc.methods import resolve_options
 from cliploc.refine import find_refinements
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.towers.tower import Backbone, Needs
+from cliploc.towers.tower import Backbone, Needs, Trace
+from cliploc.values import TextSet
 
 Methods = Sequence[str] | Mapping[str, Mapping[str, Any]]
 ClassNames = Sequence[str] | Literal["imagenet"]
@@ -312,6 +313,34 @@ class Localizer:
             request = Request(0, image, names)
             item = flow.preparation.prepare(request, prompts.parse(names, self.templates), source_of(request))
             return looks.look_inside(self.backbone, self._texts, self.guide, task, item, needs, graph=graph)
+
+    def find_after(
+        self,
+        requests: Iterable[Request],
+        choose: Callable[[Trace], tuple[TextSet, Tensor]],
+        needs: Needs,
+        reporter: Reporter = SILENT,
+    ) -> Iterator[tuple[Prepared, Trace, Localization, Tensor]]:
+        """Like `run`, where what is looked for depends on the pass, such as the name that is predicted.
+
+        Args:
+            requests: pictures, each seen whole, at the first scale, not mirrored; unreadable ones go to the reporter.
+            choose: gives the names to find, and a direction `[D]` to explain.
+            needs: what the trace keeps besides what the method reads.
+            reporter: is told which pictures fail.
+
+        Yields:
+            The picture, its trace, where the names are, and the method's map `[h, w]` of the direction, before ReLU.
+        """
+        with closing(self._flow.preparation.stream(requests, "skip")) as pictures:
+            for item in pictures:
+                try:
+                    if isinstance(item, Prepared):
+                        yield item, *self._flow.find_after(item, choose, self._task, needs)
+                    else:
+                        reporter.failed(item.source, item.error)
+                except ModelError as error:  # it gave no number for this picture
+                    reporter.failed(str(item.id), error)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own."""

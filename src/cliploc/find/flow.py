@@ -20,6 +20,7 @@ from cliploc.boxes.masks import MaskSource
 from cliploc.find import looks, recipes
 from cliploc.find.calibration import Calibration
 from cliploc.find.learnt import Lesson
+from cliploc.find.memory import Remembered
 from cliploc.find.prepare import Preparation, Prepared, Request, Result, RunOptions, Unreadable
 from cliploc.find.presence import Bank, Evidence, Presence
 from cliploc.find.running import Progress, torch_modes
@@ -28,10 +29,11 @@ from cliploc.find.steps import Steps, TaskMaps
 from cliploc.find.tasks import Task, TaskMaker, present_names
 from cliploc.find.texts import Texts
 from cliploc.localization import Localization
-from cliploc.methods import Context, TrainedHead
+from cliploc.methods import Context, TrainedHead, raw_maps
 from cliploc.options import FOUND, Options
 from cliploc.refine import resolve_refinements
 from cliploc.towers.tower import Backbone, Guide, Needs, Trace
+from cliploc.values import TextSet
 
 READ_APART = 2.0  # from this scale on, scores and a second look have a pass of their own; docs/studies/presence.md
 
@@ -160,6 +162,29 @@ class Flow:
             contexts = [features.into(context) for context, features in zip(contexts, sums, strict=True)]
         windows = looks.window_embeddings(embeddings, len(batch))
         return partial(self._weigh, Looked(batch, raws, windows, contexts, seen, read), presence, run)
+
+    def find_after(
+        self, item: Prepared, choose: Callable[[Trace], tuple[TextSet, Tensor]], task: Task, needs: Needs
+    ) -> tuple[Trace, Localization, Tensor]:
+        """One pass of a whole picture at the first scale, after which it is chosen what to find, and to explain.
+
+        Returns the trace, where the names are, and the method's map `[h, w]` of the direction `[D]`, before ReLU.
+        """
+        run, seen = RunOptions(), Remembered()
+        bank = self._bank if self.compares else None
+        presence = Presence(self.texts, self.min_presence, bank, self.calibration, self.second_look)
+        with torch_modes(self.backbone.device):
+            see = partial(
+                self._passes.see, looks.full_look([item], 0), taught=False, tower_called=run.reporter.tower,
+                progress=run.reporter.masked, needs=needs | task.needs, seen=seen,
+            )  # fmt: skip
+            texts, direction = choose(see([item], self.texts.embed(item.texts)[None]).trace)
+            item, raw = replace(item, texts=texts), looks.Raw(task)
+            context = see([item], self.texts.directions(texts)[None], raws=[raw])  # the same pass
+            explained = raw_maps(task.method, replace(context, text=direction[None, None]), task.options)[0, 0]
+        looked = Looked([item], [raw], [context.trace.embedding[:0]], [context], context.trace, context.trace)
+        weighed = self._weigh(looked, presence, run)
+        return context.trace, self._result(0, task, weighed.by_task[0], weighed, run), explained
 
     def _weigh(self, looked: Looked, presence: Presence, run: RunOptions) -> Weighed:
         """Which names are there, and the maps of every task after the steps on the grid."""

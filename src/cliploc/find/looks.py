@@ -109,8 +109,13 @@ class Passes:
         *,
         raws: Sequence[Raw] = (),
         progress: Progress,
+        needs: Needs = Needs(),
+        seen: Remembered | None = None,
     ) -> Context:
-        """One forward pass; the maps of every task from it, `[n, P, h, w]` after ReLU, not mirrored, go to `raws`."""
+        """One forward pass; the maps of every task from it, `[n, P, h, w]` after ReLU, not mirrored, go to `raws`.
+
+        `needs`: what else its trace keeps; `seen`: what is known of the look, which is kept there, not in the memory.
+        """
 
         @cache  # once, and only if the tower, a method or the guide asks for them
         def pixels() -> Tensor:  # [n, 3, H, W] in 0–1
@@ -119,8 +124,8 @@ class Passes:
 
         images = cache(lambda: self._backbone.normalize(pixels()))
         owners = [batch[b] for b in look.owners]
-        needs = reduce(or_, [raw.task.needs for raw in raws], self._needs_of(look, taught))
-        with self._remembered(look, batch) as remembered:
+        needs = reduce(or_, [raw.task.needs for raw in raws], self._needs_of(look, taught) | needs)
+        with self._remembered(look, batch) if seen is None else nullcontext(seen) as remembered:
             trace = once(remembered.traces, needs, lambda: self._backbone.trace(images(), needs))
             check_finite(trace.embedding[:, None], owners, "an embedding", self._backbone)
             context = Context(
