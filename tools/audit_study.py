@@ -1,0 +1,82 @@
+"""How well `cliploc audit` foretells that a prediction is lost when the background is replaced.
+
+    python tools/audit_study.py ../shared/data/ilsvrc_val_report [--model mini] [--fit]
+
+Each picture is classified among ImageNet's names; its pixels outside the found box are replaced by those of another
+picture, twice. A prediction that is lost in either swap counts as lost. The donors of the swaps are other pictures than
+those of the features. `--fit` prints the numbers of `RISK` and `BASELINE` too: on ilsvrc_val_dev only.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from cliploc import Localizer
+from cliploc.evaluate.audit.measure import DONORS, FULL, SWAPS, Auditor
+from cliploc.find.calibration import fit_logistic, reliability
+from cliploc.find.prepare import Request
+from cliploc.support.reporter import SILENT
+
+MOST = 120  # pictures in memory at a time, which are each other's donors
+DRAWS = 2_000
+
+
+def examples(root: Path, model: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the risk is told from `[n, 4]`, and whether the prediction was lost `[n]`; and how many are not judged."""
+    auditor = Auditor(Localizer(model, recipe="fast", min_presence=0.0), "imagenet")
+    files = sorted((root / "val").glob("*.JPEG"))
+    facts, lost, rng = [], [], np.random.default_rng(0)
+    rng.shuffle(files)  # type: ignore[arg-type]
+    parts = [files[start : start + MOST] for start in range(0, len(files), MOST)]
+    for part in parts:
+        every = [*auditor.see([Request(file.name, file, auditor.given) for file in part], lambda *_: [], SILENT)]
+        for seen in every:
+            if seen.box == "none" or seen.area() >= FULL:
+                continue
+            others = [other for other in every if other.first != seen.first]
+            donors = [others[i] for i in rng.permutation(len(others))[: DONORS + SWAPS]]
+            facts.append(auditor.facts(seen, auditor.swapped(seen, donors[:DONORS])))
+            swapped = auditor.embed(auditor.pixels(seen, donors[DONORS:]))[:SWAPS]
+            lost.append(bool((auditor.margins(swapped, seen.first) < 0).any()))
+    print(f"{len(files)} pictures, {len(lost)} judged, {np.mean(lost):.3f} lost")
+    return np.array(facts), np.array(lost)
+
+
+def main() -> None:
+    """The study."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--fit", action="store_true")
+    args = parser.parse_args()
+    facts, lost = examples(args.root, args.model)
+    auditor = Auditor(Localizer(args.model, recipe="fast"), "imagenet")
+    chances = np.array([auditor.chances(row) for row in facts])
+    if args.fit:
+        for name, columns in (("RISK", [0, 1, 2, 3]), ("BASELINE", [0, 1])):
+            print(name, fit_logistic(facts[:, columns], lost, np.ones(len(lost))))
+            folds = np.arange(len(lost)) % 10
+            held = np.zeros(len(lost))
+            for fold in range(10):
+                some = folds != fold
+                fitted = fit_logistic(facts[some][:, columns], lost[some], np.ones(some.sum()))
+                held[~some] = fitted(facts[~some][:, columns])
+            print(f"  AUROC on left-out tenths {roc_auc_score(lost, held):.3f}")
+        return
+    rng = np.random.default_rng(0)
+    draws = [rng.integers(len(lost), size=len(lost)) for _ in range(DRAWS)]
+    for name, chance in zip(("risk", "baseline"), chances.T, strict=True):
+        drawn = [roc_auc_score(lost[draw], chance[draw]) for draw in draws]
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        about = f"{roc_auc_score(lost, chance):.3f} [{low:.3f}, {high:.3f}]"
+        print(f"{name}: AUROC {about}, mean {chance.mean():.3f}, calibration error {reliability(chance, lost):.3f}")
+    gains = [roc_auc_score(lost[draw], chances[draw, 0]) - roc_auc_score(lost[draw], chances[draw, 1]) for draw in draws]
+    print(f"gain {np.mean(gains):+.3f} [{np.quantile(gains, 0.025):.3f}, {np.quantile(gains, 0.975):.3f}]")
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
