@@ -73,8 +73,9 @@ def main() -> None:
         low, high = np.quantile(drawn, [0.025, 0.975])
         about = f"{roc_auc_score(lost, chance):.3f} [{low:.3f}, {high:.3f}]"
         print(f"{name}: AUROC {about}, mean {chance.mean():.3f}, calibration error {reliability(chance, lost):.3f}")
-    gains = [roc_auc_score(lost[draw], chances[draw, 0]) - roc_auc_score(lost[draw], chances[draw, 1]) for draw in draws]
-    print(f"gain {np.mean(gains):+.3f} [{np.quantile(gains, 0.025):.3f}, {np.quantile(gains, 0.975):.3f}]")
+    gains = [np.subtract(*(roc_auc_score(lost[draw], chance[draw]) for chance in chances.T)) for draw in draws]
+    low, high = np.quantile(gains, [0.025, 0.975])
+    print(f"gain {np.mean(gains):+.3f} [{low:.3f}, {high:.3f}]")
 
 
 if __name__ == "__main__":

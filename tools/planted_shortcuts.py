@@ -18,15 +18,17 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cliploc import Localizer
-from cliploc.evaluate.audit import audit
+from cliploc.evaluate.audit.job import audit
 from cliploc.find import prompts
+from cliploc.find.prepare import Request
+from cliploc.towers.tower import Needs
 
 GROUPS = {
     "hound": range(151, 179), "terrier": range(179, 205), "retriever": range(205, 223), "sheepdog": range(223, 269),
     "bird": [*range(7, 25), *range(80, 101), *range(127, 147)], "snake": range(52, 69), "lizard": range(25, 52),
     "monkey": range(365, 383), "insect": range(300, 327), "fruit": range(924, 970),
 }  # fmt: skip
-SIZE = 224  # pixels of a side
+SIZE, SCALES = 224, (1.0,)  # pixels of a side, which the model sees at this size
 MOST = 16  # pictures of a name that are audited
 LARGE = 0.8  # share of a picture, from which a thing leaves no room
 BORDER = 10  # pixels
@@ -86,16 +88,10 @@ def pictures(data: Path) -> tuple[list[tuple[Image.Image, int]], list[tuple[Imag
 
 def embeddings(localizer: Localizer, images: list[Image.Image]) -> torch.Tensor:
     """`[n, D]` of whole pictures, as the audit sees them."""
-    names = localizer.embed_names(["thing"])
-
-    def choose(trace: object) -> tuple[object, torch.Tensor]:
-        return prompts.parse(["thing"], localizer.templates), names[0]
-
-    from cliploc.find.prepare import Request
-    from cliploc.towers.tower import Needs
-
-    requests = (Request(number, image, ["thing"]) for number, image in enumerate(images))
-    return torch.cat([trace.embedding for _, trace, *_ in localizer.find_after(requests, choose, Needs())])
+    texts, direction = prompts.parse(["dog"], localizer.templates), localizer.embed_names(["dog"])[0]  # any
+    requests = (Request(number, image, ["dog"]) for number, image in enumerate(images))
+    seen = localizer.find_after(requests, lambda _: (texts, direction), Needs())
+    return torch.cat([trace.embedding for _, trace, *_ in seen])
 
 
 def trained(embedding: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -120,9 +116,10 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--side", type=int, default=56)
+    parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
     train, test = pictures(args.data)
-    localizer = Localizer("mini", recipe="fast", min_presence=0.0)
+    localizer = Localizer("mini", recipe="fast", scales=SCALES, min_presence=0.0)
     clean, label = embeddings(localizer, [image for image, _ in train]), torch.tensor([number for _, number in train])
     names, first, flagged, false = [*GROUPS], 0, 0, 0
     for seed in range(2 * args.seeds):
@@ -137,7 +134,7 @@ def main() -> None:
             for place, (image, own, box) in enumerate(test):
                 one = plant(image, box, seed, args.side, rng) if planted and own == number else image
                 one.save(Path(folder, f"{place:03}.png"))
-            audited = audit(folder, dict(zip(names, head.numpy(), strict=True)), seed=seed)
+            audited = audit(folder, dict(zip(names, head.numpy(), strict=True)), seed=seed, scales=SCALES)
         leans = [one.name for one in sorted(audited.names, key=lambda one: -(one.lean or 0.0))]
         found = [one.name for one in audited.names if one.flagged]
         if planted:
@@ -147,7 +144,11 @@ def main() -> None:
         else:
             false += bool(found)
             print(f"{seed} none planted: flagged {found}")
-        print("   ", [(n.name, n.pictures, *(None if v is None else round(v, 2) for v in (n.lean, n.low, n.others))) for n in audited.names], flush=True)
+        for one in audited.names if args.verbose else ():
+            print(
+                f"    {one.name}, {one.pictures}: {one.lean:.2f} from {one.low:.2f}, others {one.others:.2f}",
+                flush=True,
+            )
     print(f"of {args.seeds} planted: {first} among the first three names, {flagged} flagged")
     print(f"of {args.seeds} clean: {false} with a flagged name")
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 
 from torch import Tensor
 
-from cliploc import Localization, ModelError, Options, UsageError, towers
+from cliploc import Localization, Options, UsageError, towers
 from cliploc.boxes import BoxRule, masks
 from cliploc.find import calibration, heads, identity, looks, prompts, running, tasks, texts
 from cliploc.find.classify import Classification, Classified, classifications, known_names
@@ -315,32 +315,26 @@ class Localizer:
             return looks.look_inside(self.backbone, self._texts, self.guide, task, item, needs, graph=graph)
 
     def find_after(
-        self,
-        requests: Iterable[Request],
-        choose: Callable[[Trace], tuple[TextSet, Tensor]],
-        needs: Needs,
+        self, requests: Iterable[Request], choose: Callable[[Trace], tuple[TextSet, Tensor]], needs: Needs,
         reporter: Reporter = SILENT,
-    ) -> Iterator[tuple[Prepared, Trace, Localization, Tensor]]:
-        """Like `run`, where what is looked for depends on the pass, such as the name that is predicted.
+    ) -> Iterator[tuple[Prepared, Trace, Localization, Tensor]]:  # fmt: skip
+        """For each picture: one pass, whose trace decides which names are found and which direction `[D]` is explained.
 
         Args:
-            requests: pictures, each seen whole, at the first scale, not mirrored; unreadable ones go to the reporter.
-            choose: gives the names to find, and a direction `[D]` to explain.
+            requests: pictures, which are seen whole, at the first scale.
+            choose: decides.
             needs: what the trace keeps besides what the method reads.
-            reporter: is told which pictures fail.
+            reporter: is told of pictures that fail.
 
         Yields:
-            The picture, its trace, where the names are, and the method's map `[h, w]` of the direction, before ReLU.
+            The picture, the trace, where the names are, and the method's map `[h, w]` of the direction, before ReLU.
         """
         with closing(self._flow.preparation.stream(requests, "skip")) as pictures:
             for item in pictures:
-                try:
-                    if isinstance(item, Prepared):
-                        yield item, *self._flow.find_after(item, choose, self._task, needs)
-                    else:
-                        reporter.failed(item.source, item.error)
-                except ModelError as error:  # it gave no number for this picture
-                    reporter.failed(str(item.id), error)
+                if isinstance(item, Prepared):
+                    yield item, *self._flow.find_after(item, choose, self._task, needs)
+                else:
+                    reporter.failed(item.source, item.error)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own."""

@@ -166,12 +166,8 @@ class Flow:
     def find_after(
         self, item: Prepared, choose: Callable[[Trace], tuple[TextSet, Tensor]], task: Task, needs: Needs
     ) -> tuple[Trace, Localization, Tensor]:
-        """One pass of a whole picture at the first scale, after which it is chosen what to find, and to explain.
-
-        Returns the trace, where the names are, and the method's map `[h, w]` of the direction `[D]`, before ReLU.
-        """
-        run, seen = RunOptions(), Remembered()
-        bank = self._bank if self.compares else None
+        """One pass of a whole picture at the first scale, whose trace decides what is found; see `Localizer`."""
+        run, seen, bank = RunOptions(), Remembered(), self._bank if self.compares else None
         presence = Presence(self.texts, self.min_presence, bank, self.calibration, self.second_look)
         with torch_modes(self.backbone.device):
             see = partial(
@@ -182,9 +178,9 @@ class Flow:
             item, raw = replace(item, texts=texts), looks.Raw(task)
             context = see([item], self.texts.directions(texts)[None], raws=[raw])  # the same pass
             explained = raw_maps(task.method, replace(context, text=direction[None, None]), task.options)[0, 0]
-        looked = Looked([item], [raw], [context.trace.embedding[:0]], [context], context.trace, context.trace)
-        weighed = self._weigh(looked, presence, run)
-        return context.trace, self._result(0, task, weighed.by_task[0], weighed, run), explained
+        trace = context.trace
+        weighed = self._weigh(Looked([item], [raw], [trace.embedding[:0]], [context], trace, trace), presence, run)
+        return trace, self._result(0, task, weighed.by_task[0], weighed, run), explained
 
     def _weigh(self, looked: Looked, presence: Presence, run: RunOptions) -> Weighed:
         """Which names are there, and the maps of every task after the steps on the grid."""

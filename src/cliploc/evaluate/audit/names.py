@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, rankdata, t
+from scipy.stats import mannwhitneyu, t
 
 from cliploc.values import FloatArray, Floats
 
@@ -29,8 +29,8 @@ class Name:
 
     name: str
     pictures: int  # judged ones in which it is predicted
-    lean: float | None  # the share of its cosine that goes with the background; None of too few pictures
-    low: float | None  # of the interval of `lean`, which is widened for the number of names
+    lean: float  # the share of its cosine that goes with the background
+    low: float | None  # of the interval of `lean`, which is widened for the number of names; None of too few pictures
     high: float | None
     others: float | None  # `lean` of all other names
     risk: float  # the mean risk of its predictions
@@ -44,9 +44,7 @@ class Pair:
 
     first: str
     second: str
-    auroc: float
-    low: float  # of its interval, which is widened for the number of pairs
-    high: float
+    auroc: float  # higher than by chance, for the number of pairs
 
 
 def leaning(
@@ -63,18 +61,15 @@ def leaning(
     tested = max(1, int((counts >= FEWEST).sum()))
     rows = []
     for p in np.flatnonzero(counts).tolist():
-        own = first == p
-        mean = low = high = others = None
-        if counts[p] >= FEWEST and not own.all():
-            mean, others = float(lean[own].mean()), float(lean[~own].mean())
-            error = math.hypot(*(float(lean[part].std(ddof=1)) / math.sqrt(part.sum()) for part in (own, ~own)
-                                 if part.sum() > 1))  # fmt: skip
-            wide = error * float(t.ppf(1 - ERROR / 2 / tested, counts[p] - 1))
+        own, low, high = first == p, None, None
+        mean, others = float(lean[own].mean()), None if own.all() else float(lean[~own].mean())
+        if counts[p] >= FEWEST:
+            wide = float(lean[own].std(ddof=1) / math.sqrt(counts[p]) * t.ppf(1 - ERROR / 2 / tested, counts[p] - 1))
             low, high = mean - wide, mean + wide
         flagged = low is not None and others is not None and low > others + LEAST
         chosen = "" if own.all() else _surroundings(around[own], around[~own], bank, related[p])
         rows.append(Name(names[p], int(counts[p]), mean, low, high, others, float(risk[own].mean()), flagged, chosen))
-    return sorted(rows, key=lambda row: (not row.flagged, -math.inf if row.lean is None else -row.lean, row.name))
+    return sorted(rows, key=lambda row: (not row.flagged, row.low is None, -row.lean, row.name))
 
 
 def _surroundings(own: FloatArray, others: FloatArray, bank: Sequence[str], related: npt.NDArray[np.bool_]) -> str:
@@ -85,20 +80,12 @@ def _surroundings(own: FloatArray, others: FloatArray, bank: Sequence[str], rela
 
 
 def told_apart(names: Sequence[str], first: npt.NDArray[np.int64], alone: FloatArray) -> list[Pair]:
-    """Pairs of names that cosines of backgrounds alone `[n, P]` tell apart, the surest first."""
-    counts = np.bincount(first, minlength=len(names))
-    pairs = list(combinations(np.flatnonzero(counts >= FEWEST).tolist(), 2))
-    wide = float(norm.ppf(1 - ERROR / 2 / max(1, len(pairs))))
+    """Pairs of names that cosines of backgrounds alone `[n, P]` tell apart, the best first."""
+    pairs = list(combinations(np.flatnonzero(np.bincount(first, minlength=len(names)) >= FEWEST).tolist(), 2))
     found = []
     for a, b in pairs:
-        both = (first == a) | (first == b)
-        is_first, difference = first[both] == a, alone[both, a] - alone[both, b]
-        n, m = int(counts[a]), int(counts[b])
-        auroc = float((rankdata(difference)[is_first].sum() - n * (n + 1) / 2) / (n * m))
-        kept = min(max(auroc, 0.5 / (n * m)), 1 - 0.5 / (n * m))  # of 1 the error would be 0
-        q1, q2 = kept / (2 - kept), 2 * kept**2 / (1 + kept)  # Hanley & McNeil 1982
-        spread = kept * (1 - kept) + (n - 1) * (q1 - kept**2) + (m - 1) * (q2 - kept**2)
-        error = wide * math.sqrt(spread / (n * m))
-        if auroc - error > 0.5:
-            found.append(Pair(names[a], names[b], auroc, auroc - error, min(1.0, auroc + error)))
-    return sorted(found, key=lambda pair: -pair.low)
+        differences = [alone[first == own, a] - alone[first == own, b] for own in (a, b)]
+        test = mannwhitneyu(*differences, alternative="greater")  # its statistic counts pairs of pictures in order
+        if test.pvalue * len(pairs) < ERROR:
+            found.append(Pair(names[a], names[b], float(test.statistic / len(differences[0]) / len(differences[1]))))
+    return sorted(found, key=lambda pair: -pair.auroc)
