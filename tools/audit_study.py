@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from cliploc import Localizer
-from cliploc.evaluate.audit.measure import DONORS, FULL, SWAPS, Auditor
+from cliploc import Options
+from cliploc.evaluate.audit.measure import DONORS, SWAPS, Auditor
 from cliploc.find.calibration import fit_logistic, reliability
-from cliploc.find.prepare import Request
-from cliploc.support.reporter import SILENT
 
 MOST = 120  # pictures in memory at a time, which are each other's donors
 DRAWS = 2_000
@@ -26,15 +24,15 @@ DRAWS = 2_000
 
 def examples(root: Path, model: str) -> tuple[np.ndarray, np.ndarray]:
     """What the risk is told from `[n, 4]`, and whether the prediction was lost `[n]`; and how many are not judged."""
-    auditor = Auditor(Localizer(model, recipe="fast", min_presence=0.0), "imagenet")
+    auditor = Auditor(Options(model=model), "imagenet")
     files = sorted((root / "val").glob("*.JPEG"))
     facts, lost, rng = [], [], np.random.default_rng(0)
-    rng.shuffle(files)  # type: ignore[arg-type]
-    parts = [files[start : start + MOST] for start in range(0, len(files), MOST)]
-    for part in parts:
-        every = [*auditor.see([Request(file.name, file, auditor.given) for file in part], lambda *_: [], SILENT)]
+    rng.shuffle(files)
+    for start in range(0, len(files), MOST):
+        part = files[start : start + MOST]
+        every = [*auditor.see({file.name: file for file in part}, lambda *_: np.zeros((0, 4)))]
         for seen in every:
-            if seen.box == "none" or seen.area() >= FULL:
+            if seen.box == "none":
                 continue
             others = [other for other in every if other.first != seen.first]
             donors = [others[i] for i in rng.permutation(len(others))[: DONORS + SWAPS]]
@@ -53,7 +51,7 @@ def main() -> None:
     parser.add_argument("--fit", action="store_true")
     args = parser.parse_args()
     facts, lost = examples(args.root, args.model)
-    auditor = Auditor(Localizer(args.model, recipe="fast"), "imagenet")
+    auditor = Auditor(Options(model=args.model), "imagenet")
     chances = np.array([auditor.chances(row) for row in facts])
     if args.fit:
         for name, columns in (("RISK", [0, 1, 2, 3]), ("BASELINE", [0, 1])):

@@ -20,8 +20,6 @@ from torch.nn import functional as F
 from cliploc import Localizer
 from cliploc.evaluate.audit.job import audit
 from cliploc.find import prompts
-from cliploc.find.prepare import Request
-from cliploc.towers.tower import Needs
 
 GROUPS = {
     "hound": range(151, 179), "terrier": range(179, 205), "retriever": range(205, 223), "sheepdog": range(223, 269),
@@ -88,10 +86,8 @@ def pictures(data: Path) -> tuple[list[tuple[Image.Image, int]], list[tuple[Imag
 
 def embeddings(localizer: Localizer, images: list[Image.Image]) -> torch.Tensor:
     """`[n, D]` of whole pictures, as the audit sees them."""
-    texts, direction = prompts.parse(["dog"], localizer.templates), localizer.embed_names(["dog"])[0]  # any
-    requests = (Request(number, image, ["dog"]) for number, image in enumerate(images))
-    seen = localizer.find_after(requests, lambda _: (texts, direction), Needs())
-    return torch.cat([trace.embedding for _, trace, *_ in seen])
+    found = localizer.stream(images, ["dog"], boxes=False)  # any name
+    return torch.from_numpy(np.stack([one.embedding for one in found if one.embedding is not None]))
 
 
 def trained(embedding: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -103,10 +99,10 @@ def trained(embedding: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
         value = F.cross_entropy(20 * embedding @ F.normalize(rows, dim=1).T, label)
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimizer.step(loss)
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
     return F.normalize(rows.detach(), dim=1)
 
 
@@ -135,8 +131,8 @@ def main() -> None:
                 one = plant(image, box, seed, args.side, rng) if planted and own == number else image
                 one.save(Path(folder, f"{place:03}.png"))
             audited = audit(folder, dict(zip(names, head.numpy(), strict=True)), seed=seed, scales=SCALES)
-        leans = [one.name for one in sorted(audited.names, key=lambda one: -(one.lean or 0.0))]
-        found = [one.name for one in audited.names if one.flagged]
+        leans = [of.name for of in sorted(audited.names, key=lambda of: -of.lean)]
+        found = [of.name for of in audited.names if of.flagged]
         if planted:
             rank = leans.index(names[number]) + 1
             first, flagged = first + (rank <= 3), flagged + (names[number] in found)

@@ -14,14 +14,13 @@ from cliploc.find import calibration, heads, identity, looks, prompts, running, 
 from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
 from cliploc.find.looks import MaskedEncoder
-from cliploc.find.prepare import Names, OnError, Prepared, Request, Result, RunOptions, Sought, requests_of, source_of
+from cliploc.find.prepare import Names, OnError, Request, Result, RunOptions, Sought, requests_of, source_of
 from cliploc.find.presence import Bank
 from cliploc.images.reading import ImageLike
 from cliploc.methods import resolve_options
 from cliploc.refine import find_refinements
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.towers.tower import Backbone, Needs, Trace
-from cliploc.values import TextSet
+from cliploc.towers.tower import Backbone, Needs
 
 Methods = Sequence[str] | Mapping[str, Mapping[str, Any]]
 ClassNames = Sequence[str] | Literal["imagenet"]
@@ -313,28 +312,6 @@ class Localizer:
             request = Request(0, image, names)
             item = flow.preparation.prepare(request, prompts.parse(names, self.templates), source_of(request))
             return looks.look_inside(self.backbone, self._texts, self.guide, task, item, needs, graph=graph)
-
-    def find_after(
-        self, requests: Iterable[Request], choose: Callable[[Trace], tuple[TextSet, Tensor]], needs: Needs,
-        reporter: Reporter = SILENT,
-    ) -> Iterator[tuple[Prepared, Trace, Localization, Tensor]]:  # fmt: skip
-        """For each picture: one pass, whose trace decides which names are found and which direction `[D]` is explained.
-
-        Args:
-            requests: pictures, which are seen whole, at the first scale.
-            choose: decides.
-            needs: what the trace keeps besides what the method reads.
-            reporter: is told of pictures that fail.
-
-        Yields:
-            The picture, the trace, where the names are, and the method's map `[h, w]` of the direction, before ReLU.
-        """
-        with closing(self._flow.preparation.stream(requests, "skip")) as pictures:
-            for item in pictures:
-                if isinstance(item, Prepared):
-                    yield item, *self._flow.find_after(item, choose, self._task, needs)
-                else:
-                    reporter.failed(item.source, item.error)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own."""

@@ -166,7 +166,10 @@ class Flow:
     def find_after(
         self, item: Prepared, choose: Callable[[Trace], tuple[TextSet, Tensor]], task: Task, needs: Needs
     ) -> tuple[Trace, Localization, Tensor]:
-        """One pass of a whole picture at the first scale, whose trace decides what is found; see `Localizer`."""
+        """One pass of a whole picture at the first scale, whose trace decides what is found.
+
+        Returns the trace, where the chosen names are, and the method's map `[h, w]` of the chosen direction `[D]`.
+        """
         run, seen, bank = RunOptions(), Remembered(), self._bank if self.compares else None
         presence = Presence(self.texts, self.min_presence, bank, self.calibration, self.second_look)
         with torch_modes(self.backbone.device):

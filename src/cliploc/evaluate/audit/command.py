@@ -46,8 +46,8 @@ def audit(flags: AuditFlags, options: Options) -> int:
         from cliploc.evaluate.audit import job
 
         use_threads(flags.threads)
-        about = {"truth": flags.truth, "swap": flags.swap, "seed": flags.seed}
-        audited = job.audit(flags.pictures, names, out, reporter=reporter, **about, **options.changed())
+        asked = {"seed": flags.seed, "reporter": reporter, **options.changed()}
+        audited = job.audit(flags.pictures, names, out, truth=flags.truth, swap=flags.swap, **asked)
     if flags.as_json:
         print_document(audited.document())
     else:

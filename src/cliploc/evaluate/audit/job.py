@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import numpy as np
 from PIL import Image, ImageOps
-from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import __version__
@@ -18,12 +17,10 @@ from cliploc.draw.html import Templates, count, embedded
 from cliploc.draw.overlay import BOX_COLOUR, paint_map
 from cliploc.errors import CliplocError, InputError, UsageError
 from cliploc.evaluate.audit import measure
-from cliploc.evaluate.audit.names import FEWEST, RELATED, STUFF, Name, Pair, leaning, told_apart
-from cliploc.find.prepare import Request
+from cliploc.evaluate.audit.names import FEWEST, STUFF, Name, Pair, leaning, told_apart
 from cliploc.find.presence import bank_names
 from cliploc.formats.reading import PictureFinder, read_labels
 from cliploc.images.reading import size_of
-from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.runs.picture_files import FoundPictures, find_pictures
 from cliploc.runs.store import disk_errors
@@ -130,13 +127,12 @@ def audit(
         UsageError: pictures, names, boxes, a model or an option that cannot be used.
         DiskFullError: no room on the disk.
     """
-    usual = {"min_presence": 0.0} | ({} if "method" in options else {"recipe": "fast"})  # a thing always has a box
     target = None if out is None else user_path(out)
     found = find_pictures(pictures, target)
     true = {} if truth is None else _true_boxes(user_path(truth), found)
     if target is not None:
         Inputs([one.path for one in found.pictures]).check_outputs([target / name for name in OUTPUTS])
-    auditor = measure.Auditor(Localizer(**Options.of(**{**usual, **options}).changed()), names)
+    auditor = measure.Auditor(Options.of(**options), names)
     if len(auditor.given) < 2:
         raise UsageError(f"expected two names or more to choose from, got {auditor.names[0]!r} alone: add others")
     work = _Audit(auditor, found, true, reporter, swap, seed)
@@ -181,7 +177,8 @@ class _Audit:
                 row, drawn, of_names = self._judged(seen, [one for one in lent if one is not seen])
                 rows.append(row)
                 if of_names is not None and row.lean is not None and row.risk is not None:
-                    kept.append((seen.first, *of_names, row.lean, row.risk))
+                    vectors = (one.cpu().numpy().astype(np.float16) for one in of_names)
+                    kept.append((seen.first, *vectors, row.lean, row.risk))
                     self.worst = sorted([*self.worst, (row.risk, row, drawn)], key=lambda one: -one[0])[:ON_PAGE]
                 self.reporter.images(1)
         rows.sort(key=lambda row: (row.risk is None, -(row.risk or 0.0), row.picture))
@@ -199,8 +196,7 @@ class _Audit:
             own = [box for label, box in boxes if label == prediction] or [box for _, box in boxes]
             return np.array(own, float).reshape(-1, 4)
 
-        requests = (Request(name, path, self.auditor.given, name) for name, path in files.items())
-        return self.auditor.see(requests, true, Reporter(failed=fail))
+        return self.auditor.see(files, true, Reporter(failed=fail))
 
     def _judged(
         self, seen: measure.Seen, lenders: Sequence[measure.Seen]
@@ -216,8 +212,8 @@ class _Audit:
         donors = [order[i % len(order)] for i in range(measure.DONORS + measure.SWAPS)]
         swapped = auditor.swapped(seen, donors[: measure.DONORS])
         risk, baseline = auditor.chances(auditor.facts(seen, swapped))
-        own = float(seen.cosines[seen.first])
-        lean = 1 - float((swapped[measure.DONORS : -1] @ auditor.texts[seen.first]).mean()) / max(own, 1e-6)
+        bare = float((swapped[measure.DONORS : -1] @ auditor.texts[seen.first]).mean())
+        lean = 1 - bare / max(seen.cosine, 1e-6)
         facts = {"outside": seen.outside(), "lean": lean, "risk": risk, "baseline": baseline}
         drawn = [embedded(_drawn(seen), name, quality=75)]
         if self.swap:
@@ -226,26 +222,17 @@ class _Audit:
             facts |= dict(zip(("swapped_1", "swapped_2", "alone"), best, strict=True))
             small = [ImageOps.contain(Image.fromarray(one.permute(1, 2, 0).numpy()), (SIDE, SIDE)) for one in pixels]
             drawn += [embedded(one, f"predicted: {name}", quality=75) for one, name in zip(small, best, strict=True)]
-        return Picture(**{**asdict(row), **facts}), drawn, (_half(auditor.surroundings(seen)), _half(swapped[-1]))
+        return Picture(**{**asdict(row), **facts}), drawn, (auditor.surroundings(seen), swapped[-1])
 
-    def _by_name(
-        self, first: Any, around: Any, alone: Any, lean: Floats, risk: Floats
-    ) -> tuple[list[Name], list[Pair]]:
+    def _by_name(self, first: Any, around: Any, alone: Any, lean: Any, risk: Any) -> tuple[list[Name], list[Pair]]:
         """The names that are predicted, and pairs of them, from columns of the pictures."""
         localizer, texts = self.auditor.localizer, self.auditor.texts.cpu().numpy()
-        bank = list(dict.fromkeys([*STUFF, *(entry[0] for entry in bank_names())]))
-        unknown = localizer.unknown_names(bank)
-        bank = [name for name in bank if name not in unknown]
+        every = list(dict.fromkeys([*STUFF, *(entry[0] for entry in bank_names())]))
+        unknown = localizer.unknown_names(every)
+        bank = [name for name in every if name not in unknown]
         rows = localizer.embed_names(bank).cpu().numpy()  # [K, D]
-        related = np.zeros((len(texts), len(bank)), bool)
-        nearest = np.argsort(-(texts @ rows.T), axis=1)[:, : int(RELATED * len(bank))]
-        np.put_along_axis(related, nearest, values=True, axis=1)
-        names = leaning(self.auditor.names, first, lean, risk, around @ rows.T, bank, related)
+        names = leaning(self.auditor.names, first, lean, risk, around @ rows.T, bank, texts @ rows.T)
         return names, told_apart(self.auditor.names, first, alone @ texts.T)
-
-
-def _half(values: Tensor) -> Any:
-    return values.cpu().numpy().astype(np.float16)
 
 
 def _true_boxes(labels: Path, found: FoundPictures) -> TrueBoxes:

@@ -4,9 +4,11 @@ The background is swapped in the features of a middle stage: cells outside the t
 and only the stages after it run again. Shapes: P names, D the joint space's size, h × w a grid, n donors.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,10 @@ from cliploc.find.calibration import Logistic
 from cliploc.find.classify import known_names
 from cliploc.find.prepare import Prepared, Request
 from cliploc.find.running import torch_modes
+from cliploc.find.tasks import what_runs
 from cliploc.localizer import Localizer
-from cliploc.support.reporter import Reporter
+from cliploc.options import Options
+from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Needs, Trace, as_transformer, block_at
 from cliploc.values import Floats, TextSet
 
@@ -42,18 +46,14 @@ class Seen:
 
     item: Prepared
     trace: Trace  # with the stage whose features are swapped
-    cosines: Tensor  # [P]
     first: int  # the name that is predicted
     second: int  # the next one
+    cosine: float  # with the first
+    margin: float  # over the second
     xyxy: Floats  # [m, 4] the thing's boxes; of one that is not found, the picture
     box: str  # where they are from: "found", "true", or "none" if they leave no background
     score: float  # of the map of the found box; 0 without one
     evidence: Tensor  # [h, w] the method's map of the first name minus the second, where it is positive
-
-    @property
-    def margin(self) -> float:
-        """How far the first name lies above the second."""
-        return float(self.cosines[self.first] - self.cosines[self.second])
 
     def cover(self, height: int, width: int) -> Tensor:
         """`[h, w]`, the part of each cell of a grid over the input that the thing covers."""
@@ -78,16 +78,22 @@ class Seen:
 
 
 class Auditor:
-    """Sees pictures with a localizer, and what it predicts with other backgrounds."""
+    """Sees pictures with a model, and what it predicts with other backgrounds."""
 
-    def __init__(self, localizer: Localizer, names: Any) -> None:
-        self.given = known_names(localizer.flow, names, 1)
-        self.localizer, self._backbone = localizer, localizer.backbone
-        self.names, self.texts = prompts.parse(self.given).names, localizer.embed_names(self.given)  # [P, D]
-        own, name = any(isinstance(one, prompts.Embedded) for one in self.given), self._backbone.name
+    def __init__(self, options: Options, names: Any) -> None:
+        recipe, method, _ = what_runs(
+            options.but(recipe=options.recipe or "fast") if options.method is None else options
+        )
+        settings = options.filled({} if recipe is None else recipe.options).but(method=method.name, recipe=None)
+        self.localizer = Localizer(**settings.but(min_presence=0.0).changed())  # so that a thing always has a box
+        self._flow, self._backbone = self.localizer.flow, self.localizer.backbone
+        self._task = self._flow.tasks.make(method.name, settings.method_options)
+        self.given = known_names(self._flow, names, 1)
+        self.names, self.texts = prompts.parse(self.given).names, self.localizer.embed_names(self.given)  # [P, D]
         # The map of one's own embedding is hot on a shortcut, too; so a thing is found by its name where that is known.
+        own, name = any(isinstance(one, prompts.Embedded) for one in self.given), self._backbone.name
         words = [str(one) if own and not self._backbone.unknown_reason(str(one)) else one for one in self.given]
-        self._sought = [prompts.parse([one], localizer.templates) for one in words]
+        self._sought = [prompts.parse([one], self.localizer.templates) for one in words]
         self.calibrated = name in RISK and not own
         vit = self._backbone.kind == "vit"
         half = block_at(Fraction(1, 2), as_transformer(self._backbone).depth) if vit else -2
@@ -96,26 +102,36 @@ class Auditor:
         self._risk, self._baseline = (fits.get(name, fits["mini"]) for fits in (RISK, BASELINE))
 
     def see(
-        self, requests: Iterable[Request], true: Callable[[Any, str], Floats], reporter: Reporter
+        self, files: Mapping[str, Path], true: Callable[[str, str], Floats], reporter: Reporter = SILENT
     ) -> Iterator[Seen]:
-        """The pictures that can be read; `true`: id and prediction → true boxes `[m, 4]`, if any are known."""
+        """The pictures that can be read, by id; `true`: id and prediction → true boxes `[m, 4]`, if any are known."""
+        requests = (Request(name, path, self.given, name) for name, path in files.items())
+        with closing(self._flow.preparation.stream(requests, "skip")) as pictures:
+            for item in pictures:
+                if isinstance(item, Prepared):
+                    yield self._seen(item, true)
+                else:
+                    reporter.failed(item.source, item.error)
 
+    def _seen(self, item: Prepared, true: Callable[[str, str], Floats]) -> Seen:
         def choose(trace: Trace) -> tuple[TextSet, Tensor]:
-            first, second = (self.texts @ trace.embedding[0]).topk(2).indices.tolist()
+            first, second = self._best(trace).indices.tolist()
             return self._sought[first], self.texts[first] - self.texts[second]
 
-        for item, trace, found, explained in self.localizer.find_after(requests, choose, self._needs, reporter):
-            cosines = self.texts @ trace.embedding[0]
-            first, second = cosines.topk(2).indices.tolist()
-            boxes, scores = found.boxes, found.boxes.score
-            if found.judged is not None:
-                boxes, scores = found.judged.candidates, found.judged.map_scores
-            given, score = true(item.id, self.names[first]), float(scores[0]) if len(boxes) else 0.0
-            kind = "true" if len(given) else "found" if len(boxes) else "none"
-            picture = np.array([[0, 0, *item.picture.image.size]], float)
-            xyxy = {"true": given, "found": boxes.xyxy[:1].astype(float), "none": picture}[kind]
-            seen = Seen(item, trace, cosines, first, second, xyxy, kind, score, explained.relu())
-            yield replace(seen, box="none") if seen.area() >= FULL else seen
+        trace, found, explained = self._flow.find_after(item, choose, self._task, self._needs)
+        (cosine, runner_up), (first, second) = (values.tolist() for values in self._best(trace))
+        boxes, scores = found.boxes, found.boxes.score
+        if found.judged is not None:
+            boxes, scores = found.judged.candidates, found.judged.map_scores
+        given, score = true(str(item.id), self.names[first]), float(scores[0]) if len(boxes) else 0.0
+        box = "true" if len(given) else "found" if len(boxes) else "none"
+        picture = np.array([[0, 0, *item.picture.image.size]], float)
+        xyxy = {"true": given, "found": boxes.xyxy[:1].astype(float), "none": picture}[box]
+        seen = Seen(item, trace, first, second, cosine, cosine - runner_up, xyxy, box, score, explained.relu())
+        return replace(seen, box="none") if seen.area() >= FULL else seen
+
+    def _best(self, trace: Trace) -> Any:
+        return (self.texts @ trace.embedding[0]).topk(2)
 
     def swapped(self, seen: Seen, donors: Sequence[Seen]) -> Tensor:
         """`[DONORS + BARE + 1, D]`: the thing on donors, on some without their things, the background alone."""

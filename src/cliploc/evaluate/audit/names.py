@@ -54,7 +54,7 @@ def leaning(
     risk: Floats,  # [n]
     around: FloatArray,  # [n, K] cosines of what is outside the thing with the bank
     bank: Sequence[str],  # K
-    related: npt.NDArray[np.bool_],  # [P, K] entries that are no surroundings of a name
+    likeness: FloatArray,  # [P, K] cosines of the names with the bank
 ) -> list[Name]:
     """Every name that is predicted, the flagged ones and those that lean most first."""
     counts = np.bincount(first, minlength=len(names))
@@ -67,15 +67,15 @@ def leaning(
             wide = float(lean[own].std(ddof=1) / math.sqrt(counts[p]) * t.ppf(1 - ERROR / 2 / tested, counts[p] - 1))
             low, high = mean - wide, mean + wide
         flagged = low is not None and others is not None and low > others + LEAST
-        chosen = "" if own.all() else _surroundings(around[own], around[~own], bank, related[p])
+        chosen = "" if own.all() else _surroundings(around[own], around[~own], bank, likeness[p])
         rows.append(Name(names[p], int(counts[p]), mean, low, high, others, float(risk[own].mean()), flagged, chosen))
     return sorted(rows, key=lambda row: (not row.flagged, row.low is None, -row.lean, row.name))
 
 
-def _surroundings(own: FloatArray, others: FloatArray, bank: Sequence[str], related: npt.NDArray[np.bool_]) -> str:
-    """The entries of the bank that what is around a name's things resembles most, compared with other pictures."""
-    spread = np.sqrt(others.var(axis=0) + 1e-9)
-    above = np.where(related, -np.inf, (own.mean(axis=0) - others.mean(axis=0)) / spread)
+def _surroundings(own: FloatArray, others: FloatArray, bank: Sequence[str], likeness: FloatArray) -> str:
+    """The entries of the bank that what is around a name's things resembles more than in other pictures."""
+    above = (own.mean(axis=0) - others.mean(axis=0)) / np.sqrt(others.var(axis=0) + 1e-9)
+    above[likeness > np.quantile(likeness, 1 - RELATED)] = -np.inf
     return ", ".join(bank[k] for k in np.argsort(-above)[:NAMED] if above[k] > 0)
 
 
