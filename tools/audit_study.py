@@ -30,7 +30,7 @@ def examples(root: Path, model: str) -> tuple[np.ndarray, np.ndarray]:
     rng.shuffle(files)
     for start in range(0, len(files), MOST):
         part = files[start : start + MOST]
-        every = [*auditor.see({file.name: file for file in part}, lambda *_: np.zeros((0, 4)))]
+        every = [*auditor.see({file.name: file for file in part}, {})]
         for seen in every:
             if seen.box == "none":
                 continue
@@ -40,7 +40,7 @@ def examples(root: Path, model: str) -> tuple[np.ndarray, np.ndarray]:
             swapped = auditor.embed(auditor.pixels(seen, donors[DONORS:]))[:SWAPS]
             lost.append(bool((auditor.margins(swapped, seen.first) < 0).any()))
     print(f"{len(files)} pictures, {len(lost)} judged, {np.mean(lost):.3f} lost")
-    return np.array(facts), np.array(lost)
+    return np.concatenate(facts), np.array(lost)
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     facts, lost = examples(args.root, args.model)
     auditor = Auditor(Options(model=args.model), "imagenet")
-    chances = np.array([auditor.chances(row) for row in facts])
+    chances = np.stack([auditor.risk(facts), auditor.baseline(facts[:, :2])], axis=1)  # [n, 2]
     if args.fit:
         for name, columns in (("RISK", [0, 1, 2, 3]), ("BASELINE", [0, 1])):
             print(name, fit_logistic(facts[:, columns], lost, np.ones(len(lost))))

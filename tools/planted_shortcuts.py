@@ -128,8 +128,8 @@ def main() -> None:
         head = trained(embedding[kept], label[kept])
         with TemporaryDirectory() as folder:
             for place, (image, own, box) in enumerate(test):
-                one = plant(image, box, seed, args.side, rng) if planted and own == number else image
-                one.save(Path(folder, f"{place:03}.png"))
+                picture = plant(image, box, seed, args.side, rng) if planted and own == number else image
+                picture.save(Path(folder, f"{place:03}.png"))
             audited = audit(folder, dict(zip(names, head.numpy(), strict=True)), seed=seed, scales=SCALES)
         leans = [of.name for of in sorted(audited.names, key=lambda of: -of.lean)]
         found = [of.name for of in audited.names if of.flagged]

@@ -8,23 +8,15 @@ from cliploc.cli.output import DONE, SOME_FAILED, print_document, writable
 from cliploc.cli.terminal import Terminal, titled
 from cliploc.options import Options
 
-TAKEN = (
-    "model", "pretrained", "method", "recipe", "method_options", "templates", "resize", "image_size", "device",
-    "precision", "text_cache",
-)  # fmt: skip
+TAKEN = ("model", "pretrained", "method", "method_options", "recipe", "device", "precision", "text_cache")
 
 
 class AuditFlags(WithThreads, WithJson):
     """What `audit` has besides options of `Localizer`."""
 
     pictures: Path = flag("Folder, pattern or .txt list of pictures.", metavar="PICTURES", positional=True)
-    names: Path = flag(
-        "What the model chooses from: a file with a name per line, or FILE.safetensors of embeddings.",
-        metavar="FILE|imagenet",
-    )
-    truth: Path | None = flag(
-        "True boxes, as `cliploc check` reads them.", None, metavar="LABELS", none="the found boxes"
-    )
+    names: Path = flag("Names to choose from, one per line, or safetensors of embeddings.", metavar="FILE|imagenet")
+    truth: Path | None = flag("True boxes, as `check` reads them.", None, metavar="LABELS", none="the found boxes")
     swap: bool = flag("Swap the backgrounds of pixels, too.", False)
     out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
     seed: cli.Seed = rare("Random seed of the choice of other backgrounds.", 0)

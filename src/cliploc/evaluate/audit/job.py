@@ -1,8 +1,10 @@
 """`audit`: does a model look at the thing, or at what stands around it? docs/audit.md explains what it writes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,12 @@ from cliploc.runs.picture_files import FoundPictures, find_pictures
 from cliploc.runs.store import disk_errors
 from cliploc.support.files import AnyPath, Inputs, csv_text, user_path, write_json, write_text
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.values import Floats
 
 SCHEMA_VERSION = 1
 OUTPUTS = CSV, NAMES, JSON, PAGE = "pictures.csv", "names.csv", "audit.json", "audit.html"
 POOL = 24  # pictures whose features and pixels serve as backgrounds
 TEMPLATES = Templates(Path(__file__).with_name("templates"))
 ON_PAGE, SIDE = 40, 240  # pictures on the page, and pixels of their longer side
-TrueBoxes = Mapping[str, Sequence[tuple[str, Sequence[float]]]]  # picture → names and boxes
 
 
 @dataclass(frozen=True)
@@ -81,32 +81,24 @@ class Audited:
 
     def lines(self) -> list[str]:
         """What was judged, in sentences."""
-        flagged, tested = sum(one.flagged for one in self.names), sum(one.low is not None for one in self.names)
-        known = sum(one.risk is not None for one in self.pictures)
-        return [
-            f"{count(len(self.pictures), 'picture')}, {known:,} with a known background",
-            f"{count(flagged, 'name')} flagged, of {tested:,} with {FEWEST} or more of these pictures",
-            *([] if self.calibrated else ["the risk ranks predictions: it is calibrated for mini's own texts only"]),
-        ]
+        known, tested = sum(one.risk is not None for one in self.pictures), len(self.table()) - 1
+        flagged = f"{count(sum(one.flagged for one in self.names), 'name')} flagged of {tested:,} with {FEWEST} or more"
+        ranks = (
+            [] if self.calibrated else ["the risk only ranks: it is calibrated for mini's fast recipe and its texts"]
+        )
+        return [f"{count(len(self.pictures), 'picture')}, {known:,} with a known background; {flagged}", *ranks]
 
     def document(self) -> dict[str, Any]:
         """The result as in audit.json."""
-        failed = [{"picture": name, "reason": reason} for name, reason in self.failed.items()]
         about = {"schema_version": SCHEMA_VERSION, "cliploc_version": __version__}
+        failed = [{"picture": name, "reason": reason} for name, reason in self.failed.items()]
         return {**about, **msgspec.to_builtins(self), "failed": failed}
 
 
 def audit(
-    pictures: AnyPath | Sequence[AnyPath],
-    names: Any,
-    out: AnyPath | None = None,
-    *,
-    truth: AnyPath | None = None,
-    swap: bool = False,
-    seed: int = 0,
-    reporter: Reporter = SILENT,
-    **options: Any,
-) -> Audited:
+    pictures: AnyPath | Sequence[AnyPath], names: Any, out: AnyPath | None = None, *, truth: AnyPath | None = None,
+    swap: bool = False, seed: int = 0, reporter: Reporter = SILENT, **options: Any,
+) -> Audited:  # fmt: skip
     """Judges whether predictions depend on the thing or on the background.
 
     Args:
@@ -135,7 +127,7 @@ def audit(
     auditor = measure.Auditor(Options.of(**options), names)
     if len(auditor.given) < 2:
         raise UsageError(f"expected two names or more to choose from, got {auditor.names[0]!r} alone: add others")
-    work = _Audit(auditor, found, true, reporter, swap, seed)
+    work = _Audit(auditor, {one.id: one.path for one in found.pictures}, true, reporter, swap, seed)
     audited = work.run()
     if target is not None:
         target.mkdir(parents=True, exist_ok=True)
@@ -154,8 +146,8 @@ class _Audit:
     """The work of one call."""
 
     auditor: measure.Auditor
-    found: FoundPictures
-    true: TrueBoxes
+    files: Mapping[str, Path]
+    true: measure.TrueBoxes
     reporter: Reporter
     swap: bool
     seed: int
@@ -164,39 +156,31 @@ class _Audit:
 
     def run(self) -> Audited:
         """Sees every picture once; some of them first, which lend their backgrounds to all."""
-        files = {one.id: one.path for one in self.found.pictures}
-        pool = np.random.default_rng(self.seed).permutation(sorted(files)).tolist()[:POOL]
-        self.reporter.start(len(files), len(files))
-        lent = [*self._see({name: files[name] for name in pool})]
-        if len(lent) < 2:
-            raise UsageError("expected two pictures or more that can be read, as they swap backgrounds: add others")
-        others = self._see({name: path for name, path in files.items() if name not in pool})
-        rows, kept = list[Picture](), list[tuple[int, Any, Any, float, float]]()
-        for part in (lent, others):
-            for seen in part:
-                row, drawn, of_names = self._judged(seen, [one for one in lent if one is not seen])
-                rows.append(row)
-                if of_names is not None and row.lean is not None and row.risk is not None:
-                    vectors = (one.cpu().numpy().astype(np.float16) for one in of_names)
-                    kept.append((seen.first, *vectors, row.lean, row.risk))
-                    self.worst = sorted([*self.worst, (row.risk, row, drawn)], key=lambda one: -one[0])[:ON_PAGE]
-                self.reporter.images(1)
-        rows.sort(key=lambda row: (row.risk is None, -(row.risk or 0.0), row.picture))
-        by_name = self._by_name(*map(np.array, zip(*kept, strict=True))) if kept else ([], [])
-        return Audited(rows, *by_name, self.auditor.calibrated, self.failed)
 
-    def _see(self, files: Mapping[str, Path]) -> Iterator[measure.Seen]:
         def fail(name: str, error: CliplocError) -> None:
             self.failed[name] = str(error).removeprefix(f"{name}: ")
             self.reporter.failed(name, error)
             self.reporter.images(1)
 
-        def true(name: str, prediction: str) -> Floats:
-            boxes = self.true.get(name, ())
-            own = [box for label, box in boxes if label == prediction] or [box for _, box in boxes]
-            return np.array(own, float).reshape(-1, 4)
-
-        return self.auditor.see(files, true, Reporter(failed=fail))
+        files, see = self.files, partial(self.auditor.see, true=self.true, reporter=Reporter(failed=fail))
+        pool = np.random.default_rng(self.seed).permutation(sorted(files)).tolist()[:POOL]
+        self.reporter.start(len(files), len(files))
+        lent = [*see({name: files[name] for name in pool})]
+        if len(lent) < 2:
+            raise UsageError("expected two pictures or more that can be read, as they swap backgrounds: add others")
+        others = see({name: path for name, path in files.items() if name not in pool})
+        rows, kept = list[Picture](), list[tuple[int, Any, Any, float, float]]()
+        for seen in chain(lent, others):
+            row, drawn, of_names = self._judged(seen, [one for one in lent if one is not seen])
+            rows.append(row)
+            if of_names is not None and row.lean is not None and row.risk is not None:
+                vectors = (one.cpu().numpy().astype(np.float16) for one in of_names)
+                kept.append((seen.first, *vectors, row.lean, row.risk))
+                self.worst = sorted([*self.worst, (row.risk, row, drawn)], key=lambda one: -one[0])[:ON_PAGE]
+            self.reporter.images(1)
+        rows.sort(key=lambda row: (row.risk is None, -(row.risk or 0.0), row.picture))
+        by_name = self._by_name(*map(np.array, zip(*kept, strict=True))) if kept else ([], [])
+        return Audited(rows, *by_name, self.auditor.calibrated, self.failed)
 
     def _judged(
         self, seen: measure.Seen, lenders: Sequence[measure.Seen]
@@ -211,7 +195,8 @@ class _Audit:
         order.sort(key=lambda one: one.first == seen.first)  # those of another name first
         donors = [order[i % len(order)] for i in range(measure.DONORS + measure.SWAPS)]
         swapped = auditor.swapped(seen, donors[: measure.DONORS])
-        risk, baseline = auditor.chances(auditor.facts(seen, swapped))
+        known = auditor.facts(seen, swapped)
+        risk, baseline = float(auditor.risk(known)[0]), float(auditor.baseline(known[:, :2])[0])
         bare = float((swapped[measure.DONORS : -1] @ auditor.texts[seen.first]).mean())
         lean = 1 - bare / max(seen.cosine, 1e-6)
         facts = {"outside": seen.outside(), "lean": lean, "risk": risk, "baseline": baseline}
@@ -235,7 +220,7 @@ class _Audit:
         return names, told_apart(self.auditor.names, first, alone @ texts.T)
 
 
-def _true_boxes(labels: Path, found: FoundPictures) -> TrueBoxes:
+def _true_boxes(labels: Path, found: FoundPictures) -> measure.TrueBoxes:
     """The boxes of a set of labels that lie in pictures."""
     read, files = read_labels(labels), {one.id: one.path for one in found.pictures}
     find, boxes = PictureFinder(files, read.listed, {}), dict[str, list[tuple[str, Sequence[float]]]]()

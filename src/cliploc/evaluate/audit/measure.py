@@ -4,7 +4,7 @@ The background is swapped in the features of a middle stage: cells outside the t
 and only the stages after it run again. Shapes: P names, D the joint space's size, h × w a grid, n donors.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -31,6 +31,7 @@ from cliploc.values import Floats, TextSet
 DONORS = 5  # other pictures whose features stand for the background
 BARE = 3  # of these, whose features do without the thing that they show
 SWAPS = 2  # other pictures whose pixels do
+TrueBoxes = Mapping[str, Sequence[tuple[str, Sequence[float]]]]  # picture → names and boxes
 FULL = 0.98  # share of the input from which a thing leaves no background
 STAGES = {"mini": -5, "mini-vit": -3}  # whose features are swapped; chosen on ilsvrc_val_dev
 # The chance that a prediction is lost when the background is replaced, from the logarithm of the box's share of the
@@ -94,17 +95,15 @@ class Auditor:
         own, name = any(isinstance(one, prompts.Embedded) for one in self.given), self._backbone.name
         words = [str(one) if own and not self._backbone.unknown_reason(str(one)) else one for one in self.given]
         self._sought = [prompts.parse([one], self.localizer.templates) for one in words]
-        self.calibrated = name in RISK and not own
+        self.calibrated = name in RISK and not own and recipe is not None and recipe.name == "fast"
         vit = self._backbone.kind == "vit"
         half = block_at(Fraction(1, 2), as_transformer(self._backbone).depth) if vit else -2
         self._stage = STAGES.get(name, half)
         self._needs = Needs(features=(self._stage,), dense=int(vit))
-        self._risk, self._baseline = (fits.get(name, fits["mini"]) for fits in (RISK, BASELINE))
+        self.risk, self.baseline = (fits.get(name, fits["mini"]) for fits in (RISK, BASELINE))
 
-    def see(
-        self, files: Mapping[str, Path], true: Callable[[str, str], Floats], reporter: Reporter = SILENT
-    ) -> Iterator[Seen]:
-        """The pictures that can be read, by id; `true`: id and prediction → true boxes `[m, 4]`, if any are known."""
+    def see(self, files: Mapping[str, Path], true: TrueBoxes, reporter: Reporter = SILENT) -> Iterator[Seen]:
+        """The pictures that can be read, by id."""
         requests = (Request(name, path, self.given, name) for name, path in files.items())
         with closing(self._flow.preparation.stream(requests, "skip")) as pictures:
             for item in pictures:
@@ -113,25 +112,28 @@ class Auditor:
                 else:
                     reporter.failed(item.source, item.error)
 
-    def _seen(self, item: Prepared, true: Callable[[str, str], Floats]) -> Seen:
+    def _seen(self, item: Prepared, true: TrueBoxes) -> Seen:
+        def best(trace: Trace) -> tuple[list[float], list[int]]:
+            cosines, names = (self.texts @ trace.embedding[0]).topk(2)
+            return cosines.tolist(), names.tolist()
+
         def choose(trace: Trace) -> tuple[TextSet, Tensor]:
-            first, second = self._best(trace).indices.tolist()
+            _, (first, second) = best(trace)
             return self._sought[first], self.texts[first] - self.texts[second]
 
         trace, found, explained = self._flow.find_after(item, choose, self._task, self._needs)
-        (cosine, runner_up), (first, second) = (values.tolist() for values in self._best(trace))
+        (cosine, runner_up), (first, second) = best(trace)
         boxes, scores = found.boxes, found.boxes.score
         if found.judged is not None:
             boxes, scores = found.judged.candidates, found.judged.map_scores
-        given, score = true(str(item.id), self.names[first]), float(scores[0]) if len(boxes) else 0.0
-        box = "true" if len(given) else "found" if len(boxes) else "none"
-        picture = np.array([[0, 0, *item.picture.image.size]], float)
-        xyxy = {"true": given, "found": boxes.xyxy[:1].astype(float), "none": picture}[box]
+        box, xyxy, score = "none", np.array([[0, 0, *item.picture.image.size]], float), 0.0
+        if len(boxes):
+            box, xyxy, score = "found", boxes.xyxy[:1].astype(float), float(scores[0])
+        if given := true.get(str(item.id)):
+            own = [one for name, one in given if name == self.names[first]]
+            box, xyxy = "true", np.array(own or [one for _, one in given], float)
         seen = Seen(item, trace, first, second, cosine, cosine - runner_up, xyxy, box, score, explained.relu())
         return replace(seen, box="none") if seen.area() >= FULL else seen
-
-    def _best(self, trace: Trace) -> Any:
-        return (self.texts @ trace.embedding[0]).topk(2)
 
     def swapped(self, seen: Seen, donors: Sequence[Seen]) -> Tensor:
         """`[DONORS + BARE + 1, D]`: the thing on donors, on some without their things, the background alone."""
@@ -150,15 +152,10 @@ class Auditor:
         around = (features * outside).sum(dim=(2, 3), keepdim=True) / outside.sum().clamp(min=1e-6)
         return features * outside + around * (1 - outside)
 
-    def facts(self, seen: Seen, swapped: Tensor) -> list[float]:
-        """What the risk is told from; see `RISK`."""
+    def facts(self, seen: Seen, swapped: Tensor) -> Floats:
+        """`[1, 4]`, what the risk is told from; see `RISK`."""
         margin = float(self.margins(swapped[:DONORS], seen.first).mean())
-        return [float(np.log(max(seen.area(), 1e-4))), seen.margin, seen.score, margin]
-
-    def chances(self, facts: Sequence[float]) -> tuple[float, float]:
-        """The risk that the prediction is lost with another background, and the baseline's."""
-        row = np.array([facts])
-        return float(self._risk(row)[0]), float(self._baseline(row[:, :2])[0])
+        return np.array([[np.log(max(seen.area(), 1e-4)), seen.margin, seen.score, margin]])
 
     def margins(self, embeddings: Tensor, name: int) -> Tensor:
         """How far a name lies above the best other one, `[n]`."""

@@ -16,11 +16,10 @@ ERROR = 0.05  # chance that any name, or any pair, is flagged by chance
 LEAST = 0.05  # share of the cosine by which a flagged name leans more than the others; chosen on ilsvrc_val_dev
 RELATED = 0.1  # of the bank: what is too near to a name to be its surroundings
 NAMED = 3  # surroundings of a name
-# What the bank of other names lacks.
-STUFF = (
-    "water", "sky", "cloud", "grass", "sand", "snow", "rock", "tree", "leaf", "flower", "road", "wall", "floor",
-    "building", "wood", "cloth", "paper", "fence", "dirt", "hand", "text", "night",
-)  # fmt: skip
+STUFF = (  # what the bank of other names lacks
+    *("water", "sky", "cloud", "grass", "sand", "snow", "rock", "tree", "leaf", "flower", "road", "wall", "floor"),
+    *("building", "wood", "cloth", "paper", "fence", "dirt", "hand", "text", "night"),
+)
 
 
 @dataclass(frozen=True)
