@@ -109,13 +109,10 @@ class Passes:
         *,
         raws: Sequence[Raw] = (),
         progress: Progress,
-        needs: Needs = Needs(),
-        seen: Remembered | None = None,
+        needs: Needs = Needs(),  # what else its trace keeps
+        seen: Remembered | None = None,  # what is known of the look, instead of what the memory has
     ) -> Context:
-        """One forward pass; the maps of every task from it, `[n, P, h, w]` after ReLU, not mirrored, go to `raws`.
-
-        `needs`: what else its trace keeps; `seen`: what is known of the look, which is kept there, not in the memory.
-        """
+        """One forward pass; the maps of every task from it, `[n, P, h, w]` after ReLU, not mirrored, go to `raws`."""
 
         @cache  # once, and only if the tower, a method or the guide asks for them
         def pixels() -> Tensor:  # [n, 3, H, W] in 0–1

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cliploc.cli import options as cli
-from cliploc.cli.options import WithJson, WithThreads, command, flag, rare, use_threads
+from cliploc.cli.options import WithJson, WithThreads, command, flag, use_threads
 from cliploc.cli.output import DONE, SOME_FAILED, print_document, writable
 from cliploc.cli.terminal import Terminal, titled
 from cliploc.options import Options
@@ -19,7 +19,6 @@ class AuditFlags(WithThreads, WithJson):
     truth: Path | None = flag("True boxes, as `check` reads them.", None, metavar="LABELS", none="the found boxes")
     swap: bool = flag("Swap the backgrounds of pixels, too.", False)
     out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
-    seed: cli.Seed = rare("Random seed of the choice of other backgrounds.", 0)
 
 
 @command(only=TAKEN)
@@ -38,7 +37,7 @@ def audit(flags: AuditFlags, options: Options) -> int:
         from cliploc.evaluate.audit import job
 
         use_threads(flags.threads)
-        asked = {"seed": flags.seed, "reporter": reporter, **options.changed()}
+        asked = {"reporter": reporter, **options.changed()}
         audited = job.audit(flags.pictures, names, out, truth=flags.truth, swap=flags.swap, **asked)
     if flags.as_json:
         print_document(audited.document())

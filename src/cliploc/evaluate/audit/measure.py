@@ -82,9 +82,8 @@ class Auditor:
     """Sees pictures with a model, and what it predicts with other backgrounds."""
 
     def __init__(self, options: Options, names: Any) -> None:
-        recipe, method, _ = what_runs(
-            options.but(recipe=options.recipe or "fast") if options.method is None else options
-        )
+        usual = {} if options.method else {"recipe": options.recipe or "fast"}
+        recipe, method, _ = what_runs(options.but(**usual))
         settings = options.filled({} if recipe is None else recipe.options).but(method=method.name, recipe=None)
         self.localizer = Localizer(**settings.but(min_presence=0.0).changed())  # so that a thing always has a box
         self._flow, self._backbone = self.localizer.flow, self.localizer.backbone
