@@ -31,6 +31,7 @@ LISTED = {
     "Measure": {
         "benchmark": "Evaluate methods on a dataset.",
         "evaluate": "Evaluate score maps or label maps of any tool.",
+        "audit": "Judge whether predictions depend on the thing or on the background.",
         "calibrate": "Fit scores and presence to your pictures.",
     },
     "Learn": {"train": "Train TS-CAM's or LCTR's layers on a frozen model."},
@@ -51,6 +52,7 @@ HOMES = {  # the others' modules stand beside this one and have their names
     "label-studio": "cliploc.label.label_studio.command",
     "benchmark": "cliploc.evaluate.tasks.command",
     "evaluate": "cliploc.evaluate.tasks.command",
+    "audit": "cliploc.evaluate.audit.command",
     "explain": "cliploc.evaluate.tasks.faithfulness.explain",
     "train": "cliploc.evaluate.train.command",
     "datasets": "cliploc.evaluate.data._command",

@@ -21,6 +21,7 @@ from cliploc.boxes.masks import MaskSource
 from cliploc.find import passes, recipes
 from cliploc.find.calibration import Calibration
 from cliploc.find.learnt import Lesson
+from cliploc.find.memory import Remembered
 from cliploc.find.prepare import Preparation, Prepared, Request, Result, RunOptions, Unreadable
 from cliploc.find.presence import VERSION as BANK_VERSION
 from cliploc.find.presence import Bank, Evidence, Presence
@@ -30,11 +31,12 @@ from cliploc.find.steps import Steps, TaskMaps
 from cliploc.find.tasks import Task, TaskMaker, present_names
 from cliploc.find.texts import Texts
 from cliploc.localization import Localization
-from cliploc.methods import Context, TrainedHead
+from cliploc.methods import Context, TrainedHead, raw_maps
 from cliploc.options import FOUND, RESULT_OPTIONS, Options
 from cliploc.refine import resolve_refinements
 from cliploc.towers import precision_name
 from cliploc.towers.tower import Backbone, Guide, Needs, Trace
+from cliploc.values import TextSet
 
 READ_APART = 2.0  # from this scale on, scores and a second look have a pass of their own; docs/studies/presence.md
 # Options that a run's identity has under other keys.
@@ -165,6 +167,29 @@ class Flow:
             contexts = [features.into(context) for context, features in zip(contexts, sums, strict=True)]
         windows = passes.window_embeddings(embeddings, len(batch))
         return partial(self._presence_and_maps, TowerOutputs(batch, raws, windows, contexts, seen, read), presence, run)
+
+    def find_after(
+        self, item: Prepared, choose: Callable[[Trace], tuple[TextSet, Tensor]], task: Task, needs: Needs
+    ) -> tuple[Trace, Localization, Tensor]:
+        """One pass of a whole picture at the first scale, whose trace decides what is found.
+
+        Returns the trace, where the chosen names are, and the method's map `[h, w]` of the chosen direction `[D]`.
+        """
+        run, seen, bank = RunOptions(), Remembered(), self._bank if self.compares else None
+        presence = Presence(self.texts, self.min_presence, bank, self.calibration, self.second_look)
+        with torch_modes(self.backbone.device):
+            run_pass = partial(
+                self._runner.run, passes.whole_picture_pass([item], 0), taught=False, tower_called=run.reporter.tower,
+                progress=run.reporter.masked, needs=needs | task.needs, seen=seen,
+            )  # fmt: skip
+            texts, direction = choose(run_pass([item], self.texts.embed(item.texts)[None]).trace)
+            item, raw = replace(item, texts=texts), passes.Raw(task)
+            context = run_pass([item], self.texts.directions(texts)[None], raws=[raw])  # the same pass
+            explained = raw_maps(task.method, replace(context, text=direction[None, None]), task.options)[0, 0]
+        trace = context.trace
+        outputs = TowerOutputs([item], [raw], [trace.embedding[:0]], [context], trace, trace)
+        maps = self._presence_and_maps(outputs, presence, run)
+        return trace, self._result(0, task, maps.by_task[0], maps, run), explained
 
     def _presence_and_maps(self, outputs: TowerOutputs, presence: Presence, run: RunOptions) -> BatchMaps:
         """Which names are there, and the maps of every task after the steps on the grid."""

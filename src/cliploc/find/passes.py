@@ -109,6 +109,8 @@ class PassRunner:
         *,
         raws: Sequence[Raw] = (),
         progress: Progress,
+        needs: Needs = Needs(),  # what else its trace keeps
+        seen: Remembered | None = None,  # what is known of the pass, instead of what the memory has
     ) -> Context:
         """One forward pass; the maps of every task from it, `[n, P, h, w]` after ReLU, not mirrored, go to `raws`."""
 
@@ -119,8 +121,8 @@ class PassRunner:
 
         images = cache(lambda: self._backbone.normalize(pixels()))
         owners = [batch[b] for b in forward.owners]
-        needs = reduce(or_, [raw.task.needs for raw in raws], self._needs_of(forward, taught))
-        with self._remembered(forward, batch) as remembered:
+        needs = reduce(or_, [raw.task.needs for raw in raws], self._needs_of(forward, taught) | needs)
+        with self._remembered(forward, batch) if seen is None else nullcontext(seen) as remembered:
             trace = once(remembered.traces, needs, lambda: self._backbone.trace(images(), needs))
             check_finite(trace.embedding[:, None], owners, "an embedding", self._backbone)
             context = Context(

@@ -1,0 +1,249 @@
+"""`audit`: does a model look at the thing, or at what stands around it? docs/audit.md explains what it writes."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from PIL import Image, ImageOps
+from torch.nn import functional as F
+
+from cliploc import __version__
+from cliploc.draw import captions
+from cliploc.draw.html import Templates, count, embedded
+from cliploc.draw.overlay import BOX_COLOUR, paint_map
+from cliploc.errors import CliplocError, InputError, UsageError
+from cliploc.evaluate.audit import measure
+from cliploc.evaluate.audit.names import FEWEST, STUFF, Name, Pair, leaning, told_apart
+from cliploc.find.presence import bank_names
+from cliploc.formats.reading import PictureFinder, read_labels
+from cliploc.images.reading import size_of
+from cliploc.options import Options
+from cliploc.runs.picture_files import FoundPictures, find_pictures
+from cliploc.runs.store import disk_errors
+from cliploc.support.files import AnyPath, Inputs, csv_text, user_path, write_json, write_text
+from cliploc.support.reporter import SILENT, Reporter
+
+SCHEMA_VERSION = 1
+OUTPUTS = CSV, NAMES, JSON, PAGE = "pictures.csv", "names.csv", "audit.json", "audit.html"
+POOL = 24  # pictures whose features and pixels serve as backgrounds
+TEMPLATES = Templates(Path(__file__).with_name("templates"))
+ON_PAGE, SIDE = 40, 240  # pictures on the page, and pixels of their longer side
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A prediction; a row of pictures.csv."""
+
+    picture: str  # its path below the folder
+    prediction: str
+    runner_up: str  # the name that fits second best
+    margin: float  # between their cosines
+    box: str  # the thing: "found", "true", or "none": then no background is known
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    outside: float | None = None  # share of the evidence outside the thing
+    lean: float | None = None  # share of the cosine that goes with the background
+    risk: float | None = None  # that the prediction is lost with another background
+    baseline: float | None = None  # the same by the box's size and the margin alone
+    swapped_1: str | None = None  # the prediction with the background of another picture
+    swapped_2: str | None = None
+    alone: str | None = None  # the prediction for the background alone
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The result of an audit; `pictures` and `names` are rows that pandas takes."""
+
+    pictures: Sequence[Picture]  # the riskiest first; those without a known background last
+    names: Sequence[Name]  # flagged ones first
+    pairs: Sequence[Pair]  # names that the background alone tells apart
+    calibrated: bool  # whether a risk is a chance; else it ranks
+    failed: Mapping[str, str]  # picture → why it is not judged
+
+    def table(self) -> list[list[str]]:
+        """A row for each name of which enough is known; the first has titles."""
+        rows = [["name", "pictures", "lean", "interval", "others", "risk", "", "around"]]
+        for one in self.names:
+            if one.low is not None and one.high is not None and one.others is not None:
+                lean, others, interval = f"{one.lean:.2f}", f"{one.others:.2f}", f"{one.low:.2f} to {one.high:.2f}"
+                flagged = "leans on the background" if one.flagged else ""
+                numbers = (f"{one.pictures:,}", lean, interval, others, f"{one.risk:.2f}")
+                rows.append([one.name, *numbers, flagged, one.surroundings])
+        return rows
+
+    def lines(self) -> list[str]:
+        """What was judged, in sentences."""
+        known, tested = sum(one.risk is not None for one in self.pictures), len(self.table()) - 1
+        flagged = f"{count(sum(one.flagged for one in self.names), 'name')} flagged of {tested:,} with {FEWEST} or more"
+        ranks = (
+            [] if self.calibrated else ["the risk only ranks: it is calibrated for mini's fast recipe and its texts"]
+        )
+        return [f"{count(len(self.pictures), 'picture')}, {known:,} with a known background; {flagged}", *ranks]
+
+    def document(self) -> dict[str, Any]:
+        """The result as in audit.json."""
+        about = {"schema_version": SCHEMA_VERSION, "cliploc_version": __version__}
+        failed = [{"picture": name, "reason": reason} for name, reason in self.failed.items()]
+        return {**about, **msgspec.to_builtins(self), "failed": failed}
+
+
+def audit(
+    pictures: AnyPath | Sequence[AnyPath], names: Any, out: AnyPath | None = None, *, truth: AnyPath | None = None,
+    swap: bool = False, seed: int = 0, reporter: Reporter = SILENT, **options: Any,
+) -> Audited:  # fmt: skip
+    """Judges whether predictions depend on the thing or on the background.
+
+    Args:
+        pictures: a folder with its sub-folders, a pattern such as "photos/**/*.jpg", a .txt list, or paths.
+        names: what the model chooses from, as `Localizer.classify` takes them; or embeddings `{name: [D]}`, such as the
+            rows of a trained head.
+        out: a folder for the results; None: nothing is written.
+        truth: true boxes, in any format of boxes that `cliploc check` reads; None: the found ones.
+        swap: whether backgrounds of pixels are swapped, too.
+        seed: of the choice of other backgrounds.
+        reporter: gets the pictures to do and done, and each failed picture.
+        **options: options of the `Localizer`: model, method, device …
+
+    Returns:
+        What was found.
+
+    Raises:
+        UsageError: pictures, names, boxes, a model or an option that cannot be used.
+        DiskFullError: no room on the disk.
+    """
+    target = None if out is None else user_path(out)
+    found = find_pictures(pictures, target)
+    true = {} if truth is None else _true_boxes(user_path(truth), found)
+    if target is not None:
+        Inputs([one.path for one in found.pictures]).check_outputs([target / name for name in OUTPUTS])
+    auditor = measure.Auditor(Options.of(**options), names)
+    if len(auditor.given) < 2:
+        raise UsageError(f"expected two names or more to choose from, got {auditor.names[0]!r} alone: add others")
+    work = _Audit(auditor, {one.id: one.path for one in found.pictures}, true, reporter, swap, seed)
+    audited = work.run()
+    if target is not None:
+        target.mkdir(parents=True, exist_ok=True)
+        with disk_errors(target):
+            for name, row, rows in ((CSV, Picture, audited.pictures), (NAMES, Name, audited.names)):
+                write_text(target / name, csv_text([one.name for one in fields(row)], map(asdict, rows), "\r\n"))
+            write_json(target / JSON, audited.document())
+            shown = [(row, drawn) for _, row, drawn in work.worst]
+            about = {"lines": audited.lines(), "table": audited.table(), "pairs": audited.pairs, "swap": swap}
+            write_text(target / PAGE, TEMPLATES.render("audit.html", title="Thing or background", shown=shown, **about))
+    return audited
+
+
+@dataclass
+class _Audit:
+    """The work of one call."""
+
+    auditor: measure.Auditor
+    files: Mapping[str, Path]
+    true: measure.TrueBoxes
+    reporter: Reporter
+    swap: bool
+    seed: int
+    failed: dict[str, str] = field(default_factory=dict)
+    worst: list[tuple[float, Picture, list[dict[str, Any]]]] = field(default_factory=list)  # with their drawings
+
+    def run(self) -> Audited:
+        """Sees every picture once; some of them first, which lend their backgrounds to all."""
+
+        def fail(name: str, error: CliplocError) -> None:
+            self.failed[name] = str(error).removeprefix(f"{name}: ")
+            self.reporter.failed(name, error)
+            self.reporter.images(1)
+
+        files, see = self.files, partial(self.auditor.see, true=self.true, reporter=Reporter(failed=fail))
+        pool = np.random.default_rng(self.seed).permutation(sorted(files)).tolist()[:POOL]
+        self.reporter.start(len(files), len(files))
+        lent = [*see({name: files[name] for name in pool})]
+        if len(lent) < 2:
+            raise UsageError("expected two pictures or more that can be read, as they swap backgrounds: add others")
+        others = see({name: path for name, path in files.items() if name not in pool})
+        rows, kept = list[Picture](), list[tuple[int, Any, Any, float, float]]()
+        for seen in chain(lent, others):
+            row, drawn, of_names = self._judged(seen, [one for one in lent if one is not seen])
+            rows.append(row)
+            if of_names is not None and row.lean is not None and row.risk is not None:
+                vectors = (one.cpu().numpy().astype(np.float16) for one in of_names)
+                kept.append((seen.first, *vectors, row.lean, row.risk))
+                self.worst = sorted([*self.worst, (row.risk, row, drawn)], key=lambda one: -one[0])[:ON_PAGE]
+            self.reporter.images(1)
+        rows.sort(key=lambda row: (row.risk is None, -(row.risk or 0.0), row.picture))
+        by_name = self._by_name(*map(np.array, zip(*kept, strict=True))) if kept else ([], [])
+        return Audited(rows, *by_name, self.auditor.calibrated, self.failed)
+
+    def _judged(
+        self, seen: measure.Seen, lenders: Sequence[measure.Seen]
+    ) -> tuple[Picture, list[dict[str, Any]], tuple[Any, Any] | None]:
+        """A prediction, its drawings, and `[D]` what is around the thing, and the background alone, if it is known."""
+        auditor, names, name = self.auditor, self.auditor.names, str(seen.item.id)
+        edges = np.concatenate([seen.xyxy[:, :2].min(axis=0), seen.xyxy[:, 2:].max(axis=0)]).round(2).tolist()
+        row = Picture(name, names[seen.first], names[seen.second], seen.margin, seen.box, *edges)
+        if seen.box == "none":
+            return row, [], None
+        order = [lenders[i] for i in np.random.default_rng([self.seed, *name.encode()]).permutation(len(lenders))]
+        order.sort(key=lambda one: one.first == seen.first)  # those of another name first
+        donors = [order[i % len(order)] for i in range(measure.DONORS + measure.SWAPS)]
+        swapped = auditor.swapped(seen, donors[: measure.DONORS])
+        known = auditor.facts(seen, swapped)
+        risk, baseline = float(auditor.risk(known)[0]), float(auditor.baseline(known[:, :2])[0])
+        bare = float((swapped[measure.DONORS : -1] @ auditor.texts[seen.first]).mean())
+        lean = 1 - bare / max(seen.cosine, 1e-6)
+        facts = {"outside": seen.outside(), "lean": lean, "risk": risk, "baseline": baseline}
+        drawn = [embedded(_drawn(seen), name, quality=75)]
+        if self.swap:
+            pixels = auditor.pixels(seen, donors[measure.DONORS :])
+            best = [names[p] for p in (auditor.embed(pixels) @ auditor.texts.T).argmax(dim=1).tolist()]
+            facts |= dict(zip(("swapped_1", "swapped_2", "alone"), best, strict=True))
+            small = [ImageOps.contain(Image.fromarray(one.permute(1, 2, 0).numpy()), (SIDE, SIDE)) for one in pixels]
+            drawn += [embedded(one, f"predicted: {name}", quality=75) for one, name in zip(small, best, strict=True)]
+        return Picture(**{**asdict(row), **facts}), drawn, (auditor.surroundings(seen), swapped[-1])
+
+    def _by_name(self, first: Any, around: Any, alone: Any, lean: Any, risk: Any) -> tuple[list[Name], list[Pair]]:
+        """The names that are predicted, and pairs of them, from columns of the pictures."""
+        localizer, texts = self.auditor.localizer, self.auditor.texts.cpu().numpy()
+        every = list(dict.fromkeys([*STUFF, *(entry[0] for entry in bank_names())]))
+        unknown = localizer.unknown_names(every)
+        bank = [name for name in every if name not in unknown]
+        rows = localizer.embed_names(bank).cpu().numpy()  # [K, D]
+        names = leaning(self.auditor.names, first, lean, risk, around @ rows.T, bank, texts @ rows.T)
+        return names, told_apart(self.auditor.names, first, alone @ texts.T)
+
+
+def _true_boxes(labels: Path, found: FoundPictures) -> measure.TrueBoxes:
+    """The boxes of a set of labels that lie in pictures."""
+    read, files = read_labels(labels), {one.id: one.path for one in found.pictures}
+    find, boxes = PictureFinder(files, read.listed, {}), dict[str, list[tuple[str, Sequence[float]]]]()
+    for entry in read.pictures:
+        with suppress(ValueError, InputError):  # a picture that is not audited
+            name = find(entry.names, entry.more)
+            size = size_of(files[name])
+            for box in entry.boxes(size, False):
+                x0, y0, x1, y1 = np.clip(box.xyxy, 0, size * 2).tolist()
+                if x1 > x0 and y1 > y0:
+                    boxes.setdefault(name, []).append((box.name, (x0, y0, x1, y1)))
+    if not boxes:
+        raise UsageError(f"expected boxes of pictures below {found.root} in {labels}, found none: check both paths")
+    return boxes
+
+
+def _drawn(seen: measure.Seen) -> Image.Image:
+    """The picture with the evidence, and the thing's box."""
+    picture, frame = seen.item.picture.image, seen.item.frames[0]
+    small = ImageOps.contain(picture, (SIDE, SIDE))
+    over_input = F.interpolate(seen.evidence[None, None], frame.input_hw, mode="bilinear")[0]
+    heat = frame.map_to_picture(over_input, (small.height, small.width))[0]
+    paint_map(small, (heat / heat.max().clamp(min=1e-9) * 255).byte().cpu().numpy())
+    for box in seen.xyxy * (small.width / picture.width):
+        captions.draw_box(small, captions.to_rectangle(box, small.size), BOX_COLOUR, captions.line_width(small.size))
+    return small

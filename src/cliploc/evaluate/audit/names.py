@@ -1,0 +1,90 @@
+"""Which names lean on the background, on what, and which pairs of names are told apart by the background alone."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import mannwhitneyu, t
+
+from cliploc.values import FloatArray, Floats
+
+FEWEST = 5  # pictures of a name, below which nothing is said of it
+ERROR = 0.05  # chance that any name, or any pair, is flagged by chance
+LEAST = 0.05  # share of the cosine by which a flagged name leans more than the others; chosen on ilsvrc_val_dev
+RELATED = 0.1  # of the bank: what is too near to a name to be its surroundings
+NAMED = 3  # surroundings of a name
+STUFF = (  # what the bank of other names lacks
+    *("water", "sky", "cloud", "grass", "sand", "snow", "rock", "tree", "leaf", "flower", "road", "wall", "floor"),
+    *("building", "wood", "cloth", "paper", "fence", "dirt", "hand", "text", "night"),
+)
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name that is predicted; a row of names.csv."""
+
+    name: str
+    pictures: int  # judged ones in which it is predicted
+    lean: float  # the share of its cosine that goes with the background
+    low: float | None  # of the interval of `lean`, which is widened for the number of names; None of too few pictures
+    high: float | None
+    others: float | None  # `lean` of all other names
+    risk: float  # the mean risk of its predictions
+    flagged: bool  # whether the interval lies above the others, by at least `LEAST`
+    surroundings: str  # what is outside the thing rather than in pictures of other names, by names of the bank
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two names that the background alone tells apart."""
+
+    first: str
+    second: str
+    auroc: float  # higher than by chance, for the number of pairs
+
+
+def leaning(
+    names: Sequence[str],
+    first: npt.NDArray[np.int64],  # [n] the predicted name of each picture that is judged
+    lean: Floats,  # [n]
+    risk: Floats,  # [n]
+    around: FloatArray,  # [n, K] cosines of what is outside the thing with the bank
+    bank: Sequence[str],  # K
+    likeness: FloatArray,  # [P, K] cosines of the names with the bank
+) -> list[Name]:
+    """Every name that is predicted, the flagged ones and those that lean most first."""
+    counts = np.bincount(first, minlength=len(names))
+    tested = max(1, int((counts >= FEWEST).sum()))
+    rows = []
+    for p in np.flatnonzero(counts).tolist():
+        own, low, high = first == p, None, None
+        mean, others = float(lean[own].mean()), None if own.all() else float(lean[~own].mean())
+        if counts[p] >= FEWEST:
+            wide = float(lean[own].std(ddof=1) / math.sqrt(counts[p]) * t.ppf(1 - ERROR / 2 / tested, counts[p] - 1))
+            low, high = mean - wide, mean + wide
+        flagged = low is not None and others is not None and low > others + LEAST
+        chosen = "" if own.all() else _surroundings(around[own], around[~own], bank, likeness[p])
+        rows.append(Name(names[p], int(counts[p]), mean, low, high, others, float(risk[own].mean()), flagged, chosen))
+    return sorted(rows, key=lambda row: (not row.flagged, row.low is None, -row.lean, row.name))
+
+
+def _surroundings(own: FloatArray, others: FloatArray, bank: Sequence[str], likeness: FloatArray) -> str:
+    """The entries of the bank that what is around a name's things resembles more than in other pictures."""
+    above = (own.mean(axis=0) - others.mean(axis=0)) / np.sqrt(others.var(axis=0) + 1e-9)
+    above[likeness > np.quantile(likeness, 1 - RELATED)] = -np.inf
+    return ", ".join(bank[k] for k in np.argsort(-above)[:NAMED] if above[k] > 0)
+
+
+def told_apart(names: Sequence[str], first: npt.NDArray[np.int64], alone: FloatArray) -> list[Pair]:
+    """Pairs of names that cosines of backgrounds alone `[n, P]` tell apart, the best first."""
+    pairs = list(combinations(np.flatnonzero(np.bincount(first, minlength=len(names)) >= FEWEST).tolist(), 2))
+    found = []
+    for a, b in pairs:
+        differences = [alone[first == own, a] - alone[first == own, b] for own in (a, b)]
+        test = mannwhitneyu(*differences, alternative="greater")  # its statistic counts pairs of pictures in order
+        if test.pvalue * len(pairs) < ERROR:
+            found.append(Pair(names[a], names[b], float(test.statistic / len(differences[0]) / len(differences[1]))))
+    return sorted(found, key=lambda pair: -pair.auroc)

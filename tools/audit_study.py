@@ -1,0 +1,81 @@
+"""How well `cliploc audit` foretells that a prediction is lost when the background is replaced.
+
+    python tools/audit_study.py ../shared/data/ilsvrc_val_report [--model mini] [--fit]
+
+Each picture is classified among ImageNet's names; its pixels outside the found box are replaced by those of another
+picture, twice. A prediction that is lost in either swap counts as lost. The donors of the swaps are other pictures than
+those of the features. `--fit` prints the numbers of `RISK` and `BASELINE` too: on ilsvrc_val_dev only.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from cliploc import Options
+from cliploc.evaluate.audit.measure import DONORS, SWAPS, Auditor
+from cliploc.find.calibration import fit_logistic, reliability
+
+MOST = 120  # pictures in memory at a time, which are each other's donors
+DRAWS = 2_000
+
+
+def examples(root: Path, model: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the risk is told from `[n, 4]`, and whether the prediction was lost `[n]`; and how many are not judged."""
+    auditor = Auditor(Options(model=model), "imagenet")
+    files = sorted((root / "val").glob("*.JPEG"))
+    facts, lost, rng = [], [], np.random.default_rng(0)
+    rng.shuffle(files)
+    for start in range(0, len(files), MOST):
+        part = files[start : start + MOST]
+        every = [*auditor.see({file.name: file for file in part}, {})]
+        for seen in every:
+            if seen.box == "none":
+                continue
+            others = [other for other in every if other.first != seen.first]
+            donors = [others[i] for i in rng.permutation(len(others))[: DONORS + SWAPS]]
+            facts.append(auditor.facts(seen, auditor.swapped(seen, donors[:DONORS])))
+            swapped = auditor.embed(auditor.pixels(seen, donors[DONORS:]))[:SWAPS]
+            lost.append(bool((auditor.margins(swapped, seen.first) < 0).any()))
+    print(f"{len(files)} pictures, {len(lost)} judged, {np.mean(lost):.3f} lost")
+    return np.concatenate(facts), np.array(lost)
+
+
+def main() -> None:
+    """The study."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--fit", action="store_true")
+    args = parser.parse_args()
+    facts, lost = examples(args.root, args.model)
+    auditor = Auditor(Options(model=args.model), "imagenet")
+    chances = np.stack([auditor.risk(facts), auditor.baseline(facts[:, :2])], axis=1)  # [n, 2]
+    if args.fit:
+        for name, columns in (("RISK", [0, 1, 2, 3]), ("BASELINE", [0, 1])):
+            print(name, fit_logistic(facts[:, columns], lost, np.ones(len(lost))))
+            folds = np.arange(len(lost)) % 10
+            held = np.zeros(len(lost))
+            for fold in range(10):
+                some = folds != fold
+                fitted = fit_logistic(facts[some][:, columns], lost[some], np.ones(some.sum()))
+                held[~some] = fitted(facts[~some][:, columns])
+            print(f"  AUROC on left-out tenths {roc_auc_score(lost, held):.3f}")
+        return
+    rng = np.random.default_rng(0)
+    draws = [rng.integers(len(lost), size=len(lost)) for _ in range(DRAWS)]
+    for name, chance in zip(("risk", "baseline"), chances.T, strict=True):
+        drawn = [roc_auc_score(lost[draw], chance[draw]) for draw in draws]
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        about = f"{roc_auc_score(lost, chance):.3f} [{low:.3f}, {high:.3f}]"
+        print(f"{name}: AUROC {about}, mean {chance.mean():.3f}, calibration error {reliability(chance, lost):.3f}")
+    gains = [np.subtract(*(roc_auc_score(lost[draw], chance[draw]) for chance in chances.T)) for draw in draws]
+    low, high = np.quantile(gains, [0.025, 0.975])
+    print(f"gain {np.mean(gains):+.3f} [{low:.3f}, {high:.3f}]")
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
