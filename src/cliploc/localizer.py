@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cliploc import Localization, Options, UsageError, towers
 from cliploc.boxes import BoxRule, masks
-from cliploc.find import calibration, heads, passes, prompts, running, tasks, texts
+from cliploc.find import calibration, heads, identity, passes, prompts, running, tasks, texts
 from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
 from cliploc.find.passes import MaskedEncoder
@@ -333,7 +333,7 @@ class Localizer:
             UsageError: a method that does not fit, or that the file of `learnt` does not hold for.
         """
         flow, task, method_options = self._resolved(method, options)
-        about = flow.describe(task, method_options)
+        about = identity.described(flow, task, method_options)
         learnt = self._texts.learnt
         if learnt is None:
             return about

@@ -9,10 +9,9 @@ space's size, h × w a feature grid, H × W the first scale's input.
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial, reduce
 from operator import or_
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -20,52 +19,22 @@ from torch import Tensor
 from cliploc.boxes.masks import MaskSource
 from cliploc.find import passes, recipes
 from cliploc.find.calibration import Calibration
-from cliploc.find.learnt import Lesson
 from cliploc.find.memory import Remembered
 from cliploc.find.prepare import Preparation, Prepared, Request, Result, RunOptions, Unreadable
-from cliploc.find.presence import VERSION as BANK_VERSION
-from cliploc.find.presence import Bank, Evidence, Presence
+from cliploc.find.presence import Bank, Presence
 from cliploc.find.running import Progress, torch_modes
 from cliploc.find.second_look import SecondLook, regions_of
-from cliploc.find.steps import Steps, TaskMaps
+from cliploc.find.steps import BatchMaps, Steps, TaskMaps
 from cliploc.find.tasks import Task, TaskMaker, present_names
 from cliploc.find.texts import Texts
 from cliploc.localization import Localization
-from cliploc.methods import Context, TrainedHead, raw_maps
-from cliploc.options import FOUND, RESULT_OPTIONS, Options
+from cliploc.methods import TrainedHead, raw_maps
+from cliploc.options import FOUND, Options
 from cliploc.refine import resolve_refinements
-from cliploc.towers import precision_name
 from cliploc.towers.tower import Backbone, Guide, Needs, Trace
 from cliploc.values import TextSet
 
 READ_APART = 2.0  # from this scale on, scores and a second look have a pass of their own; docs/studies/presence.md
-# Options that a run's identity has under other keys.
-ELSEWHERE = {"pretrained", "method_options", "head", "second_look", "calibration", "learnt"}
-
-
-@dataclass(frozen=True)
-class TowerOutputs:
-    """What the tower and the methods make of a batch, before it is known which names are there."""
-
-    batch: Sequence[Prepared]
-    raws: list[passes.Raw]  # of each task, in their order
-    windows: list[Tensor]  # for each picture, [W, D] of its windows, not mirrored; W may be 0
-    contexts: list[Context]  # the whole pictures with windows' features, at the first scale, not mirrored and mirrored
-    seen: Trace  # of the whole pictures at the first scale, not mirrored
-    read: Trace  # the same at the scale that is read
-
-
-@dataclass(frozen=True)
-class BatchMaps:
-    """A batch with all that its boxes are made of."""
-
-    batch: Sequence[Prepared]
-    by_task: list[TaskMaps]
-    embedding: Tensor  # [B, D] of the whole pictures, not mirrored, at the scale that is read
-    evidence: Evidence  # which names are there
-    wanted: list[Sequence[int]]  # for each picture, the names whose maps are made; those of the others are zero
-    places: Tensor | None  # [B, D, h, w] what a second look reads in the places of the pictures; None without one
-    lessons: list[Lesson] | None  # of the pictures, for the first task; None unless requested
 
 
 class Flow:
@@ -166,7 +135,9 @@ class Flow:
                 read = run_pass(passes.whole_picture_pass(batch, self.read_scale), progress=progress).trace
             contexts = [features.into(context) for context, features in zip(contexts, sums, strict=True)]
         windows = passes.window_embeddings(embeddings, len(batch))
-        return partial(self._presence_and_maps, TowerOutputs(batch, raws, windows, contexts, seen, read), presence, run)
+        return partial(
+            self._presence_and_maps, passes.TowerOutputs(batch, raws, windows, contexts, seen, read), presence, run
+        )
 
     def find_after(
         self, item: Prepared, choose: Callable[[Trace], tuple[TextSet, Tensor]], task: Task, needs: Needs
@@ -187,11 +158,11 @@ class Flow:
             context = run_pass([item], self.texts.directions(texts)[None], raws=[raw])  # the same pass
             explained = raw_maps(task.method, replace(context, text=direction[None, None]), task.options)[0, 0]
         trace = context.trace
-        outputs = TowerOutputs([item], [raw], [trace.embedding[:0]], [context], trace, trace)
+        outputs = passes.TowerOutputs([item], [raw], [trace.embedding[:0]], [context], trace, trace)
         maps = self._presence_and_maps(outputs, presence, run)
         return trace, self._result(0, task, maps.by_task[0], maps, run), explained
 
-    def _presence_and_maps(self, outputs: TowerOutputs, presence: Presence, run: RunOptions) -> BatchMaps:
+    def _presence_and_maps(self, outputs: passes.TowerOutputs, presence: Presence, run: RunOptions) -> BatchMaps:
         """Which names are there, and the maps of every task after the steps on the grid."""
         batch, embedding, windows = outputs.batch, outputs.read.embedding, outputs.windows
         with torch_modes(self.backbone.device):
@@ -249,33 +220,6 @@ class Flow:
             if second is None or not run.boxes:
                 return result
             return result.judged_by(second.judge(boxes, reasons, task.box_rule))
-
-    def describe(self, task: Task, method_options: Mapping[str, Any]) -> dict[str, Any]:
-        """All that the results of a task depend on, defaults too: the identity of a run."""
-        guide, source = self.guide, self.mask_source
-        looks = {"bank": BANK_VERSION, "calibration": self.calibration.document()}
-        return {
-            **{name: getattr(self.options, name) for name in RESULT_OPTIONS if name not in ELSEWHERE},
-            "model": self.backbone.name,
-            "weights": self.backbone.weights_id,
-            "method": task.method.name,
-            "options": self.tasks.named_options(task, method_options),
-            "heads": {key: head.digest() for key, head in task.heads.items()},
-            "templates": self.texts.templates,
-            "exemplars": self.texts.exemplar_facts,
-            "resize": self.preparation.resize,
-            "interpolation": self.backbone.interpolation,
-            "image_size": self.preparation.input_hw,
-            "refine": self.refine if task.refined else (),
-            **asdict(task.box_rule),
-            "precision": precision_name(self.backbone.dtype),
-            "masked_precision": self.masked.precision,
-            "guide": None if guide is None else {"name": guide.name, "weights": guide.weights_id},
-            "masks_by": self.options.masks_by if source is None else source.id,
-            "min_presence": self.min_presence,
-            **({"reads_apart": True} if self.reads_apart else {}),
-            **({"second_look" if self.second_look else "first_look": looks} if self.compares else {}),
-        }
 
     def is_calibrated(self, method: str) -> bool:
         """Whether the chances of a second look were fitted to this model, method and settings."""

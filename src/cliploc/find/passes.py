@@ -84,6 +84,18 @@ class Raw:
     maps: list[PassMaps] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class TowerOutputs:
+    """What the tower and the methods make of a batch, before it is known which names are there."""
+
+    batch: Sequence[Prepared]
+    raws: list[Raw]  # of each task, in their order
+    windows: list[Tensor]  # for each picture, [W, D] of its windows, not mirrored; W may be 0
+    contexts: list[Context]  # the whole pictures with windows' features, at the first scale, not mirrored and mirrored
+    seen: Trace  # of the whole pictures at the first scale, not mirrored
+    read: Trace  # the same at the scale that is read
+
+
 class PassRunner:
     """Runs a tower and methods, pass by pass; `needs_of`: what others read of a pass's trace."""
 

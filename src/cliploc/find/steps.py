@@ -13,7 +13,7 @@ from cliploc.boxes import BoxRule
 from cliploc.boxes.reasons import boxes_and_reasons
 from cliploc.find import learnt, passes
 from cliploc.find.prepare import Prepared
-from cliploc.find.presence import Reasons
+from cliploc.find.presence import Evidence, Reasons
 from cliploc.find.tasks import Task
 from cliploc.find.texts import Texts
 from cliploc.images.geometry import Frame, padding_least
@@ -36,6 +36,19 @@ class TaskMaps:
     def sides(self, b: int) -> FloatArray | None:
         """How the sides of the boxes of a picture's names are moved; None where no name was learnt."""
         return self.joined.redrawn[b].sides(len(self.joined.batch[b].texts)) if self.joined.redrawn else None
+
+
+@dataclass(frozen=True)
+class BatchMaps:
+    """A batch with all that its boxes are made of."""
+
+    batch: Sequence[Prepared]
+    by_task: list[TaskMaps]
+    embedding: Tensor  # [B, D] of the whole pictures, not mirrored, at the scale that is read
+    evidence: Evidence  # which names are there
+    wanted: list[Sequence[int]]  # for each picture, the names whose maps are made; those of the others are zero
+    places: Tensor | None  # [B, D, h, w] what a second look reads in the places of the pictures; None without one
+    lessons: list[learnt.Lesson] | None  # of the pictures, for the first task; None unless requested
 
 
 class Steps:
