@@ -18,7 +18,7 @@ class AuditFlags(WithThreads, WithJson):
     names: Path = flag("Names to choose from, one per line, or safetensors of embeddings.", metavar="FILE|imagenet")
     truth: Path | None = flag("True boxes, as `check` reads them.", None, metavar="LABELS", none="the found boxes")
     swap: bool = flag("Swap the backgrounds of pixels, too.", False)
-    out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
+    out: Path = flag("Folder for the results.", metavar="DIR", group="output")
 
 
 @command(only=TAKEN)
@@ -30,7 +30,7 @@ def audit(flags: AuditFlags, options: Options) -> int:
     Example: cliploc audit photos --names names.txt --out audited
     """
     terminal = Terminal()
-    names, _ = cli.read_names(flags.names)
+    names = cli.read_names(flags.names)
     cli.check_words([name for name in names if type(name) is str], "audit")
     out = writable(flags.out)
     with terminal.progress(f"loading {options.model}") as every, terminal.first_failures(every) as reporter:
