@@ -41,11 +41,7 @@ class Detector:
     """
 
     def __init__(
-        self,
-        localizer: Localizer,
-        names: Sequence[str],
-        channels: Literal["bgr", "rgb"] = "bgr",
-        masks: bool = False,
+        self, localizer: Localizer, names: Sequence[str], channels: Literal["bgr", "rgb"] = "bgr", masks: bool = False
     ) -> None:
         if channels not in ("bgr", "rgb"):
             raise UsageError(f"expected channels bgr or rgb, got {channels!r}")

@@ -61,11 +61,7 @@ def name_mask(frame: Frame, heat: FloatArray, rule: BoxRule) -> BoolArray:
 
 
 def label_map(
-    frame: Frame,
-    maps: FloatArray,
-    found: BoolArray,
-    rule: BoxRule,
-    mask_of: Callable[[int], BoolArray] | None = None,
+    frame: Frame, maps: FloatArray, found: BoolArray, rule: BoxRule, mask_of: Callable[[int], BoolArray] | None = None
 ) -> npt.NDArray[np.uint16]:
     """`[H, W]`: 0, or 1 + the hottest of the found names `[P]` whose mask has the pixel, the first of equal ones."""
     labels = np.zeros(frame.original_hw, np.uint16)

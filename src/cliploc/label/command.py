@@ -28,9 +28,7 @@ class AnnotateFlags(EngineFlags, WithJson):
         'Name; repeatable. "cat|kitten": synonyms.', None, metavar="NAME", flags=("--prompt", "-p")
     )
     labels: Path | None = flag(
-        "Read the names from a file, one per line, instead: cat|kitten @0.3.",
-        None,
-        metavar="FILE",
+        "Read the names from a file, one per line, instead: cat|kitten @0.3.", None, metavar="FILE"
     )
     out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
     edit: bool = rare("Correct the drafts in a browser afterwards, as `cliploc review` does.", False, group="output")

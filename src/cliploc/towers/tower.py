@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from cliploc.towers._transformer import TransformerBackbone as TransformerBackbone
 
 __getattr__ = on_first_use(  # with torch
-    __name__,
-    {"cliploc.towers._backbone": ["Backbone"], "cliploc.towers._transformer": ["TransformerBackbone"]},
+    __name__, {"cliploc.towers._backbone": ["Backbone"], "cliploc.towers._transformer": ["TransformerBackbone"]}
 )
 
 TowerKind = Literal["cnn", "vit"]

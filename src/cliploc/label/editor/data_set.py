@@ -78,11 +78,7 @@ def open_set(source: Path, pictures: Path | None, out: Path | None) -> tuple[Pat
             checked = msgspec.convert(store["settings"], OfSet)
         if checked.format == FOLDERS:
             raise UsageError(f"expected a check of boxes, got one of {FOLDERS}: move pictures from one to the other")
-        labels, pictures, target = (
-            Path(checked.labels),
-            pictures or Path(checked.pictures),
-            out or source / "review",
-        )
+        labels, pictures, target = (Path(checked.labels), pictures or Path(checked.pictures), out or source / "review")
         suspects = msgspec.convert(read_json(source / job.JSON)["suspects"], list[job.Suspect])
     data = read_set(labels, pictures, target, f"the --out folder of annotate or check, {FORMATS}")
     with locked(target), _run_of(labels, data, target) as run:

@@ -26,14 +26,7 @@ from cliploc.boxes.masks import box_masks
 from cliploc.boxes.reasons import boxes_of
 from cliploc.boxes.sides import ALIKE, learnt, moved, offsets, readings
 from cliploc.find.calibration import UNSURE, logit
-from cliploc.find.directions import (
-    Direction,
-    Pictures,
-    Whitening,
-    fit_direction,
-    share_of_text,
-    stability,
-)
+from cliploc.find.directions import Direction, Pictures, Whitening, fit_direction, share_of_text, stability
 from cliploc.find.learnt import HOLDS_FOR, Learnt, Lesson, drawn, pooled, projected
 from cliploc.images.geometry import Frame
 from cliploc.images.rle import encode
