@@ -19,7 +19,7 @@ from cliploc.label import worker
 from cliploc.label.annotate import annotate
 from cliploc.label.editor.page import ReviewPicture, polygons_of
 from cliploc.label.editor.review_folder import ReviewFolder
-from cliploc.label.teach.lessons import lessons_of
+from cliploc.label.teach.teach import lessons_of
 from cliploc.label.worker import AnnotateWorker
 from cliploc.runs.label_store import Correction, LabellingRun, PictureResult, Saved
 from cliploc.runs.picture_files import UNREAD

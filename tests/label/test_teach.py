@@ -16,13 +16,12 @@ from PIL import Image
 
 from cliploc import towers
 from cliploc.errors import UsageError
-from cliploc.find.learnt import load_learnt
+from cliploc.find.learnt import load_learnt, packed
 from cliploc.images.geometry import Frame, iou_matrix
 from cliploc.images.rle import decode, encode
 from cliploc.label.annotate import annotate
 from cliploc.label.drafts import Work, work_on
 from cliploc.label.results import AnnotateResult
-from cliploc.label.teach.lessons import lessons_of, packed
 from cliploc.label.teach.teach import (
     AGREED,
     FEWEST,
@@ -32,6 +31,7 @@ from cliploc.label.teach.teach import (
     _inside,
     _Presence,
     gains,
+    lessons_of,
 )
 from cliploc.runs.engine import MakeWorker, Part, Shard
 from cliploc.runs.label_store import Candidate, Correction, LabellingRun, PictureResult

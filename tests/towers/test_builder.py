@@ -270,9 +270,7 @@ def test_a_configuration_open_clip_cannot_build(tmp_path):
     with pytest.raises(ModelError, match="open_clip cannot build local-dir:") as error:
         create(f"local-dir:{tmp_path}")
     assert "\n" not in str(error.value)
-    seen = [{"mean": [0.5]}, {"std": [0, 1, 1]}, {"resize_mode": "fit"}, {"interpolation": "nearest"}]
-    preprocessed = [json.dumps({"model_cfg": {}, "preprocess_cfg": one}) for one in seen]
-    for damaged in ("{", "[]", '{"embed_dim": 8}', *preprocessed):
+    for damaged in ("{", "[]", '{"embed_dim": 8}'):
         (tmp_path / "open_clip_config.json").write_text(damaged)
         with pytest.raises(ModelError, match=r"open_clip_config\.json is damaged, or not open_clip's"):
             create(f"local-dir:{tmp_path}")

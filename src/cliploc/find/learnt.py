@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from msgspec import Meta, Struct
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,6 +35,7 @@ from cliploc.values import FloatArray
 
 KIND, VERSION = "cliploc learnt", 2
 TENSORS = ("weights", "bias", "share", "embedding", "sides", "alike")  # of a file
+OF_LESSON = ("heat", "places", "features", "embedding")  # tensors of a lesson
 # Of a run's settings, those that a file holds for.
 HOLDS_FOR = ("model", "weights", "method", "image_size", "scales", "windows", "refine", "flip", "resize", "teaching")
 
@@ -90,6 +91,41 @@ class Lesson:
     def readings(self) -> Tensor:
         """The features `[h′·w′, c]` float32."""
         return self.maps_of_features().flatten(1).T
+
+
+def packed(lesson: Lesson, texts: Sequence[str]) -> bytes:
+    """A lesson as safetensors. Its names are there as they were looked for: a run may number them otherwise later."""
+    f = lesson.frame
+    names = json.dumps([texts[p] for p in lesson.names]).encode()
+    return save(
+        {
+            "names": torch.tensor([*names], dtype=torch.uint8),
+            "scale": torch.tensor(lesson.scale, dtype=torch.float32),
+            "frame": torch.tensor([*f.original_hw, *f.input_hw, *f.resized_wh, *f.offset_xy], dtype=torch.int32),
+            **{key: getattr(lesson, key).contiguous() for key in OF_LESSON},
+        }
+    )
+
+
+def unpacked(content: bytes, texts: Sequence[str]) -> Lesson:
+    """A lesson of such bytes, with the maps of these names."""
+    tensors = load(content)
+    heat, places, features, embedding, scale, names, sizes = (
+        tensors[key] for key in (*OF_LESSON, "scale", "names", "frame")
+    )
+    frame = Frame(*((*pair,) for pair in sizes.view(4, 2).tolist()))
+    numbers = {text: p for p, text in enumerate(texts)}
+    rows = {numbers[text]: row for row, text in enumerate(json.loads(bytes(names.tolist()))) if text in numbers}
+    return Lesson(tuple(rows), heat[[*rows.values()]], places, features, float(scale), embedding, frame)
+
+
+def joined(before: bytes, now: bytes, texts: Sequence[str]) -> bytes:
+    """The lesson of a picture in which more names were looked for, with the maps of all."""
+    earlier, later = unpacked(before, texts), unpacked(now, texts)
+    rows = {p: row for row, p in enumerate([*earlier.names, *later.names])}
+    names = sorted(rows)
+    heat = torch.cat([earlier.heat, later.heat])[[rows[p] for p in names]]
+    return packed(replace(earlier, names=tuple(names), heat=heat), texts)
 
 
 def keep(

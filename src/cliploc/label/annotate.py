@@ -13,10 +13,10 @@ from urllib.parse import quote
 from cliploc import __version__
 from cliploc.errors import CliplocError, UsageError
 from cliploc.find import prompts
+from cliploc.find.learnt import joined
 from cliploc.find.prompts import Labels, labels_of, read_labels
 from cliploc.formats import ExportSettings, chosen_exports, exports
 from cliploc.label import corrections, drafts, results
-from cliploc.label.teach.lessons import joined
 from cliploc.label.teach.teach import teach
 from cliploc.label.worker import RESERVED, AnnotateWorker
 from cliploc.options import FOUND, IMAGE_URL, AnnotateOptions, Options, short

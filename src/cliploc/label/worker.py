@@ -11,9 +11,9 @@ import numpy as np
 from cliploc.boxes.components import are_first
 from cliploc.errors import ModelError, UsageError
 from cliploc.find import prepare, prompts
+from cliploc.find.learnt import packed
 from cliploc.find.presence import VERSION as BANK_VERSION
 from cliploc.images import rle
-from cliploc.label.teach.lessons import packed
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import DEFAULTS, Options

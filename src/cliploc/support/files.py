@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 from xml.etree import ElementTree
 
 import msgspec
@@ -130,21 +130,9 @@ def read_yaml(path: Path) -> Any:
 # ------------------------------------------------------------------------------------------- folders of transformers
 Width = Annotated[int, Meta(ge=1, le=2**20)]  # of a layer
 
-Mean = Annotated[float, Meta(ge=-1000, le=1000)]
-Deviation = Annotated[float, Meta(ge=1e-6, le=1000)]
-
-
-class OpenClipPreprocessing(Struct):  # of open_clip_config.json
-    mode: Literal["RGB"] | None = None
-    mean: tuple[Mean, Mean, Mean] | None = None
-    std: tuple[Deviation, Deviation, Deviation] | None = None
-    interpolation: Literal["bicubic", "bilinear", "random"] | None = None
-    resize_mode: Literal["shortest", "longest", "squash"] | None = None
-
 
 class OpenClipConfig(Struct):  # open_clip_config.json
     model_cfg: dict[str, Any]
-    preprocess_cfg: OpenClipPreprocessing | None = None
 
 
 class WeightIndex(Struct):  # model.safetensors.index.json

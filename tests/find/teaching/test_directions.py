@@ -16,12 +16,13 @@ from cliploc.find.learnt import (
     drawn,
     keep,
     narrowed,
+    packed,
     pooled,
     projected,
     taught_features,
+    unpacked,
 )
 from cliploc.find.prepare import Request
-from cliploc.label.teach.lessons import packed, unpacked
 from cliploc.refine.affinity import WINDOWS_CUT
 from tests.commands import PHOTOS
 from tests.find.teaching.planted import CELLS, Planted, planted

@@ -27,12 +27,11 @@ from cliploc.boxes.reasons import boxes_of
 from cliploc.boxes.sides import ALIKE, learnt, moved, offsets, readings
 from cliploc.find.calibration import UNSURE, logit
 from cliploc.find.directions import Direction, Pictures, Whitening, fit_direction, share_of_text, stability
-from cliploc.find.learnt import HOLDS_FOR, Learnt, Lesson, drawn, pooled, projected
+from cliploc.find.learnt import HOLDS_FOR, Learnt, Lesson, drawn, pooled, projected, unpacked
 from cliploc.images.geometry import Frame
 from cliploc.images.rle import encode
 from cliploc.label.drafts import choose, work_on
 from cliploc.label.results import AnnotatedFolder
-from cliploc.label.teach.lessons import lessons_of
 from cliploc.label.worker import LEAST_FIT
 from cliploc.options import FOUND, MIN_SCORE
 from cliploc.runs.engine import each
@@ -481,6 +480,7 @@ def _inside(frame: Frame, boxes: FloatArray, grid: tuple[int, int]) -> Tensor:
 
 # -------------------------------------------------------------------------------------------------------- drawing again
 TOGETHER = 32  # pictures that are drawn together: a query of their lessons
+IN_A_QUERY = 500  # pictures, at most
 
 
 @dataclass(frozen=True)
@@ -580,3 +580,12 @@ class Drawer:
                 name, boxes = self.pictures[pictures[i]].name, self.drawing.boxes(lessons[i], found, self.known.sides)
                 rows[i] = TaughtPicture(name, presence[i], boxes)
         return [rows[i] for i in range(len(pictures))]
+
+
+def lessons_of(run: LabellingRun, pictures: Sequence[Picture]) -> list[Lesson]:
+    """The lessons of some pictures."""
+    found: dict[int, Lesson] = {}
+    for start in range(0, len(pictures), IN_A_QUERY):
+        ids = [picture.id for picture in pictures[start : start + IN_A_QUERY]]
+        found |= {number: unpacked(content, run.entries) for number, content in run.features(ids).items()}
+    return [found[picture.id] for picture in pictures]
