@@ -31,7 +31,7 @@ LISTED = {
     "Measure": {
         "benchmark": "Evaluate methods on a dataset.",
         "evaluate": "Evaluate score maps or label maps of any tool.",
-        "audit": "Judge whether predictions depend on the thing or on the background.",
+        "audit": "Tell what depends on the background of pictures.",
         "calibrate": "Fit scores and presence to your pictures.",
     },
     "Learn": {"train": "Train TS-CAM's or LCTR's layers on a frozen model."},

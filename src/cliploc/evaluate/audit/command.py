@@ -23,9 +23,9 @@ class AuditFlags(WithThreads, WithJson):
 
 @command(only=TAKEN)
 def audit(flags: AuditFlags, options: Options) -> int:
-    """Judge whether predictions depend on the thing or on the background.
+    """Tell what depends on the background of pictures.
 
-    Foretells which predictions are lost with another background, and tells which names lean on theirs.
+    Ranks predictions by the chance that another background loses them, and tells which names lean on theirs.
 
     Example: cliploc audit photos --names names.txt --out audited
     """
