@@ -31,7 +31,7 @@ HEADER = ("| model | names | ms a picture without | with | of the time: by the c
 
 
 def measured(model: str, count: int, photos: Sequence[Path], rounds: int) -> dict[str, Any]:
-    names = [words[0] for words in prompts.coco_names()[:count]]
+    names = [words[0] for words in prompts.packaged_entries("coco.txt")[:count]]
     calls = {}
     for key, second_look in (("without", False), ("with", True)):
         localizer = Localizer(model, second_look=second_look, device="cpu")

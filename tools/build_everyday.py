@@ -390,7 +390,7 @@ def words_of(
         wordnet: knows what lies below what.
         own: words of ImageNet's classes, which stay theirs.
     """
-    synonyms = {entry[0]: entry[1:] for entry in prompts.coco_names()}
+    synonyms = {entry[0]: entry[1:] for entry in prompts.packaged_entries("coco.txt")}
     taken: dict[str, int] = {normalise(name): number for number, name in enumerate(anchors)}
     for number, name in enumerate(anchors):
         other = WORDS.get(name, "").split()

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from typing import Any, Literal, overload
 
 from torch import Tensor
 
 from cliploc import Localization, Options, UsageError, towers
 from cliploc.boxes import BoxRule, masks
-from cliploc.find import calibration, heads, identity, passes, prompts, running, tasks, texts
+from cliploc.find import calibration, heads, passes, prompts, running, tasks, texts
 from cliploc.find.classify import Classification, Classified, classifications, known_names
 from cliploc.find.flow import Flow
 from cliploc.find.passes import MaskedEncoder
 from cliploc.find.prepare import Names, OnError, Request, Result, RunOptions, Sought, requests_of, source_of
+from cliploc.find.presence import VERSION as BANK_VERSION
 from cliploc.find.presence import Bank
 from cliploc.images.reading import ImageLike
 from cliploc.methods import resolve_options
+from cliploc.options import RESULT_OPTIONS
 from cliploc.refine import find_refinements
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone, Needs
 
 Methods = Sequence[str] | Mapping[str, Mapping[str, Any]]
+# Options that a run's identity has under other keys.
+ELSEWHERE = {"pretrained", "method_options", "head", "second_look", "calibration", "learnt"}
 ClassNames = Sequence[str] | Literal["imagenet"]
 
 
@@ -333,7 +338,30 @@ class Localizer:
             UsageError: a method that does not fit, or that the file of `learnt` does not hold for.
         """
         flow, task, method_options = self._resolved(method, options)
-        about = identity.described(flow, task, method_options)
+        guide, source = flow.guide, flow.mask_source
+        looks = {"bank": BANK_VERSION, "calibration": flow.calibration.document()}
+        about = {
+            **{name: getattr(flow.options, name) for name in RESULT_OPTIONS if name not in ELSEWHERE},
+            "model": flow.backbone.name,
+            "weights": flow.backbone.weights_id,
+            "method": task.method.name,
+            "options": flow.tasks.named_options(task, method_options),
+            "heads": {key: head.digest() for key, head in task.heads.items()},
+            "templates": flow.texts.templates,
+            "exemplars": flow.texts.exemplar_facts,
+            "resize": flow.preparation.resize,
+            "interpolation": flow.backbone.interpolation,
+            "image_size": flow.preparation.input_hw,
+            "refine": flow.refine if task.refined else (),
+            **asdict(task.box_rule),
+            "precision": towers.precision_name(flow.backbone.dtype),
+            "masked_precision": flow.masked.precision,
+            "guide": None if guide is None else {"name": guide.name, "weights": guide.weights_id},
+            "masks_by": flow.options.masks_by if source is None else source.id,
+            "min_presence": flow.min_presence,
+            **({"reads_apart": True} if flow.reads_apart else {}),
+            **({"second_look" if flow.second_look else "first_look": looks} if flow.compares else {}),
+        }
         learnt = self._texts.learnt
         if learnt is None:
             return about

@@ -21,7 +21,8 @@ SENTENCES = (("a photo.",), ("a photo of the sky.", "sky"))
 def small(monkeypatch):
     """A bank of 40 names and two sentences."""
     monkeypatch.setattr(module, "bank_names", lambda: NAMES)
-    monkeypatch.setattr(prompts, "no_object_sentences", lambda: SENTENCES)
+    packaged = prompts.packaged_entries
+    monkeypatch.setattr(prompts, "packaged_entries", lambda file: SENTENCES if "object" in file else packaged(file))
 
 
 def counted(backbone):

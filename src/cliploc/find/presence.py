@@ -158,7 +158,7 @@ class Bank:
             if self._embeddings is None:
                 known = [entry for entry in bank_names() if self._texts.unknown_reason(entry[:1]) is None]
                 sentences = [prompts.DEFAULT_TEMPLATES[0].replace("{}", entry[0]) for entry in known]
-                for entry in prompts.no_object_sentences():
+                for entry in prompts.packaged_entries("no_object.txt"):
                     if self._texts.unknown_reason(entry[:1]) is None:
                         known.append(entry)
                         sentences.append(entry[0])
@@ -176,7 +176,7 @@ def bank_names() -> list[tuple[str, ...]]:
     """The names of the bank, each with its synonyms, which exclude it as a rival of the same name."""
     imagenet = [(class_name.name, *class_name.synonyms) for class_name in prompts.imagenet_classes()]
     names = {entry[0] for entry in imagenet}
-    return imagenet + [entry for entry in prompts.coco_names() if entry[0] not in names]
+    return imagenet + [entry for entry in prompts.packaged_entries("coco.txt") if entry[0] not in names]
 
 
 def _text_set(synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str, ...]] = ()) -> TextSet:

@@ -26,13 +26,13 @@ THRESHOLD = re.compile(r"(.*\S)\s+@\s*(\S+)")
 CONTRAST = "~"  # between a name and what it is told from
 
 
-def _packaged_entries(file: str) -> tuple[tuple[str, ...], ...]:
+def packaged_entries(file: str) -> tuple[tuple[str, ...], ...]:
     """The lines of a file of the package, each split at its "|"; those that begin with # are left out."""
     lines = (resources.files("cliploc.find") / "prompt_data" / file).read_text(encoding="utf-8").splitlines()
     return tuple(tuple(line.split("|")) for line in lines if not line.startswith("#"))
 
 
-OPENAI_80_TEMPLATES = tuple(template for (template,) in _packaged_entries("openai-80.txt"))
+OPENAI_80_TEMPLATES = tuple(template for (template,) in packaged_entries("openai-80.txt"))
 # The seven of them that OpenAI found to do as well for ViTs ("Prompt Engineering", end).
 OPENAI_7_TEMPLATES = (
     "itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.", "a {} in a video game.",
@@ -197,16 +197,6 @@ def imagenet_classes() -> tuple[ImageNetClass, ...]:
         others = tuple(word for word in row["words"].split(", ") if word.casefold() != row["name"].casefold())
         classes.append(ImageNetClass(row["wnid"], row["name"], others))
     return tuple(classes)
-
-
-def coco_names() -> tuple[tuple[str, ...], ...]:
-    """COCO's 80 categories, each name with other words for the same thing."""
-    return _packaged_entries("coco.txt")
-
-
-def no_object_sentences() -> tuple[tuple[str, ...], ...]:
-    """Sentences for a picture without objects, each with the words that it nevertheless names."""
-    return _packaged_entries("no_object.txt")
 
 
 def warn_of_commas(entries: Sequence[str], where: str = "") -> None:

@@ -9,6 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 from msgspec import Struct
+from scipy.special import stdtrit
 
 from cliploc.label.drafts import IOU, View, fits_of
 from cliploc.values import Floats
@@ -76,19 +77,13 @@ def total(true: Floats, expected: Floats, rest: Floats, usual: float = 1.0) -> E
     wrong = true - trust * expected
     count = float(true.sum() + trust * rest.sum() + m * wrong.mean())
     variance = (float(((wrong - wrong.mean()) ** 2).sum()) + UNSEEN * usual) / (n + 1)
-    return Estimate(max(count, float(true.sum())), quantile(n - 1) * math.sqrt(variance * m * (n + m) / n))
+    error = float(stdtrit(n - 1, (1 + SURE) / 2)) * math.sqrt(variance * m * (n + m) / n)  # by Student's t
+    return Estimate(max(count, float(true.sum())), error)
 
 
 def mean_square(true: Floats) -> float:
     """Of the things in a picture that shows a name, over all names: `[n, P]` counts, and one of 1 more."""
     return float((1 + (true**2).sum()) / (1 + (true > 0).sum()))
-
-
-def quantile(freedom: int) -> float:
-    """Student's t for SURE on two sides (Cornish and Fisher)."""
-    z = NormalDist().inv_cdf((1 + SURE) / 2)
-    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return float(z + sum(term / freedom**power for power, term in enumerate(terms, start=1)))
 
 
 def accepted_drafts(seen: Sequence[Sequence[Draft]], rest: Floats, most: float) -> AcceptedDrafts | None:
@@ -140,20 +135,13 @@ def fewest(most: float) -> int:
 
 def certainty(wrong: int, seen: int, left: int, most: float) -> float:
     """That at most so large a share of those that are left is wrong, where so many of the seen ones are."""
+    from scipy.stats import hypergeom  # here: its import takes half a second
+
     too_many = wrong + math.floor(most * left) + 1  # in all, if more than the share of those left were wrong
     every = seen + left
     if too_many - wrong > left:
         return 1.0
-    least = max(0, seen - (every - too_many))
-    chances = (
-        math.exp(_log_ways(too_many, k) + _log_ways(every - too_many, seen - k) - _log_ways(every, seen))
-        for k in range(least, wrong + 1)
-    )
-    return 1 - sum(chances)
-
-
-def _log_ways(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return float(hypergeom.sf(wrong, every, too_many, seen))
 
 
 # ------------------------------------------------------------------------------------------------------------ a folder

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from cliploc.evaluate.tasks.faithfulness import measure as base
-from cliploc.support.imports import install, not_installed
 
 NOISE = 0.01  # standard deviation, in normalised values
 DIRECT, DIAGONAL = 1 / 6, 1 / 12  # weights of a pixel's neighbours
@@ -52,11 +51,9 @@ class Road(base.FaithfulnessMetric):
 
 def imputed(images: Tensor, removed: Tensor, seed: int = 0, noise: float = NOISE) -> Tensor:
     """The imputation `[1, 3, H, W]`: removed pixels `[H, W]` are means of neighbours plus noise, one system."""
-    try:
-        from scipy.sparse import csc_matrix
-        from scipy.sparse.linalg import splu
-    except ImportError as error:
-        raise not_installed(error, install("bench", "road", "scipy")) from None
+    from scipy.sparse import csc_matrix
+    from scipy.sparse.linalg import splu
+
     mask = removed.cpu().numpy()
     count = int(mask.sum())
     if not count:
