@@ -41,7 +41,7 @@ def audit(flags: AuditFlags, options: Options) -> int:
         audited = job.audit(flags.pictures, names, out, truth=flags.truth, swap=flags.swap, **asked)
     if flags.as_json:
         print_document(audited.document())
-    else:
+    elif audited.table()[1:]:
         terminal.listing(titled(audited.table()))
     for line in audited.lines():
         terminal.say(line, style="dim")

@@ -83,9 +83,7 @@ class Audited:
         """What was judged, in sentences."""
         known, tested = sum(one.risk is not None for one in self.pictures), len(self.table()) - 1
         flagged = f"{count(sum(one.flagged for one in self.names), 'name')} flagged of {tested:,} with {FEWEST} or more"
-        ranks = (
-            [] if self.calibrated else ["the risk only ranks: it is calibrated for mini's fast recipe and its texts"]
-        )
+        ranks = [] if self.calibrated else ["the risk only ranks: it is a chance for found boxes of `mini` alone"]
         return [f"{count(len(self.pictures), 'picture')}, {known:,} with a known background; {flagged}", *ranks]
 
     def document(self) -> dict[str, Any]:
@@ -180,7 +178,7 @@ class _Audit:
             self.reporter.images(1)
         rows.sort(key=lambda row: (row.risk is None, -(row.risk or 0.0), row.picture))
         by_name = self._by_name(*map(np.array, zip(*kept, strict=True))) if kept else ([], [])
-        return Audited(rows, *by_name, self.auditor.calibrated, self.failed)
+        return Audited(rows, *by_name, self.auditor.calibrated and not self.true, self.failed)
 
     def _judged(
         self, seen: measure.Seen, lenders: Sequence[measure.Seen]
@@ -188,7 +186,7 @@ class _Audit:
         """A prediction, its drawings, and `[D]` what is around the thing, and the background alone, if it is known."""
         auditor, names, name = self.auditor, self.auditor.names, str(seen.item.id)
         edges = np.concatenate([seen.xyxy[:, :2].min(axis=0), seen.xyxy[:, 2:].max(axis=0)]).round(2).tolist()
-        row = Picture(name, names[seen.first], names[seen.second], seen.margin, seen.box, *edges)
+        row = Picture(name, names[seen.first], names[seen.second], round(seen.margin, 4), seen.box, *edges)
         if seen.box == "none":
             return row, [], None
         order = [lenders[i] for i in np.random.default_rng([self.seed, *name.encode()]).permutation(len(lenders))]
@@ -207,6 +205,7 @@ class _Audit:
             facts |= dict(zip(("swapped_1", "swapped_2", "alone"), best, strict=True))
             small = [ImageOps.contain(Image.fromarray(one.permute(1, 2, 0).numpy()), (SIDE, SIDE)) for one in pixels]
             drawn += [embedded(one, f"predicted: {name}", quality=75) for one, name in zip(small, best, strict=True)]
+        facts = {key: round(value, 4) if isinstance(value, float) else value for key, value in facts.items()}
         return Picture(**{**asdict(row), **facts}), drawn, (auditor.surroundings(seen), swapped[-1])
 
     def _by_name(self, first: Any, around: Any, alone: Any, lean: Any, risk: Any) -> tuple[list[Name], list[Pair]]:

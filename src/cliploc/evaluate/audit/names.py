@@ -61,13 +61,14 @@ def leaning(
     rows = []
     for p in np.flatnonzero(counts).tolist():
         own, low, high = first == p, None, None
-        mean, others = float(lean[own].mean()), None if own.all() else float(lean[~own].mean())
+        mean, of_risk = (round(float(values[own].mean()), 4) for values in (lean, risk))
+        others = None if own.all() else round(float(lean[~own].mean()), 4)
         if counts[p] >= FEWEST:
             wide = float(lean[own].std(ddof=1) / math.sqrt(counts[p]) * t.ppf(1 - ERROR / 2 / tested, counts[p] - 1))
-            low, high = mean - wide, mean + wide
+            low, high = round(mean - wide, 4), round(mean + wide, 4)
         flagged = low is not None and others is not None and low > others + LEAST
         chosen = "" if own.all() else _surroundings(around[own], around[~own], bank, likeness[p])
-        rows.append(Name(names[p], int(counts[p]), mean, low, high, others, float(risk[own].mean()), flagged, chosen))
+        rows.append(Name(names[p], int(counts[p]), mean, low, high, others, of_risk, flagged, chosen))
     return sorted(rows, key=lambda row: (not row.flagged, row.low is None, -row.lean, row.name))
 
 
