@@ -23,7 +23,7 @@ from cliploc.errors import CliplocError, UnknownNameError, UsageError
 from cliploc.evaluate.tasks.faithfulness.metrics import faithfulness_metrics
 from cliploc.evaluate.train.train_settings import TrainOptions
 from cliploc.methods import fitting, methods
-from cliploc.options import AnnotateOptions, FaithfulnessOptions, Options, SegmentationOptions, option_of, parse_share
+from cliploc.options import AnnotateOptions, FaithfulnessOptions, Options, SegmentationOptions, option_of
 from cliploc.refine import refinements
 from cliploc.registry import Registry, module_names
 from cliploc.runs.label_store import LabellingRun
@@ -309,14 +309,6 @@ def test_an_unknown_name_is_told_the_nearest_first(asked, near):
     assert text.endswith("there are RN50, ViT-B-16, grad_cam, layer_cam"), text
 
 
-def test_nothing_near_gives_the_list_alone():
-    with pytest.raises(UnknownNameError) as error:
-        filled("cam", "vl_score").get("zebra")
-    assert str(error.value) == "unknown method 'zebra': there are cam, vl_score"
-    with pytest.raises(UnknownNameError, match=r"^unknown method 'cam': there are none$"):
-        filled().get("cam")
-
-
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package whose modules register themselves, as those of backbones and saliency do."""
@@ -452,10 +444,6 @@ def test_a_number_below_the_least_does_not_look_as_large(value):
     assert float(shown) == pytest.approx(value, abs=0.00501)
 
 
-def test_two_decimals_are_enough_elsewhere():
-    assert [rounded_below(value, 0.5) for value in (0.4967, 0.494, 0.5, 0.812)] == ["0.4967", "0.49", "0.50", "0.81"]
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -472,15 +460,6 @@ def test_boxes_whose_parts_do_not_fit_are_refused(change):
 
 
 # -------------------------------------------------------------------------------------------------------------- options
-@pytest.mark.parametrize(("text", "share"), [("0", 0.0), ("1", 1.0), ("0.3", 0.3), (" .5 ", 0.5), ("1e-2", 0.01)])
-def test_a_share_is_a_number_from_0_to_1(text, share):
-    assert parse_share(text, "expected a share") == share
-
-
-@pytest.mark.parametrize("text", ["", "-0.1", "1.01", "nan", "inf", "half", "0,5"])
-def test_what_is_no_share_is_named_with_what_was_expected(text):
-    with pytest.raises(UsageError, match=f"^line 3: expected a share, got {text}$"):
-        parse_share(text, "line 3: expected a share")
 
 
 KINDS = (Options, SegmentationOptions, FaithfulnessOptions, AnnotateOptions, TrainOptions)

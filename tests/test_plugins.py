@@ -217,13 +217,6 @@ def test_a_plugin_cannot_take_the_place_of_our_own(site):
 
 
 # ---------------------------------------------------------------------------------------------------------- --import
-def test_import_takes_a_module_of_the_folder_one_is_in(tmp_path):
-    (tmp_path / "mine.py").write_text(METHOD.replace('"plain_sum"', '"mine_sum"'))
-    done = run(
-        tmp_path / "nothing", "--import", "mine", "localize", CAT, "-p", "cat", "--method", "mine_sum", cwd=tmp_path
-    )
-    assert done.code == 0, done.err
-    assert "cat" in done.out
 
 
 @pytest.mark.parametrize(

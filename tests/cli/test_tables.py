@@ -278,7 +278,7 @@ def test_imagenet_is_what_is_asked_when_nothing_is():
 @pytest.mark.parametrize("command", ["classify", "localize"])
 def test_class_and_template_files(command, tmp_path):
     (tmp_path / "classes.txt").write_text("# animals\ncat|kitten\n\nn02106662\n")
-    (tmp_path / "templates.txt").write_text("a photo of a {}.\nthe {}.\n")
+    (tmp_path / "templates.txt").write_text("# mine\na photo of a {}.\n\nthe {}.\n")
     fast = ("--recipe", "fast") if command == "localize" else ()
     document = document_of(
         *(command, CAT, *fast, "--labels", tmp_path / "classes.txt", "--template", tmp_path / "templates.txt"),

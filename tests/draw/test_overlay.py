@@ -431,12 +431,6 @@ def test_the_documented_example_has_these_keys_and_every_one_is_explained(docume
     assert not missing
 
 
-def test_a_file_name_that_is_no_utf8_can_be_written(build: Build) -> None:
-    document = to_document([build(source="caf\udce9.jpg")], [], {})
-    assert document["pictures"][0]["file"] == r"caf\udce9.jpg"
-    json.dumps(document, ensure_ascii=False).encode("utf-8")
-
-
 # ------------------------------------------------------------------------------------------------------------ templates
 PACKAGES = [
     Path(package.__file__).parent

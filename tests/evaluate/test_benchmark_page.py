@@ -18,7 +18,7 @@ from cliploc.evaluate.tasks.boxes.page import by_accuracy
 from cliploc.evaluate.tasks.page import write_report
 from cliploc.evaluate.tasks.paired import PerPicture, compared, holm
 from cliploc.evaluate.tasks.report import read_run
-from cliploc.evaluate.tasks.tables import Cell, seven_digits, to_latex
+from cliploc.evaluate.tasks.tables import Cell, to_latex
 from cliploc.runs.store import open_run, rows_in
 from tests.html_reader import CLOSING, IMAGE, Reader
 
@@ -340,12 +340,3 @@ def test_latex_has_the_texts_escaped_and_the_best_of_several_bold():
     assert lines[5] == r"cam & \textbf{69.13} & 0.4 \% & \textbf{0.01} \\"
     assert lines[6] == r"random & -- & 0.5 \% & 0.03 \\"
     assert "textbf" not in to_latex(titles, rows[:1], best)
-
-
-def test_what_is_written_has_no_noise_of_floats():
-    values = {
-        "a": [57.99999999999999, 56.00000023841858],
-        "b": (0.41600000000000004, 1.23456789e-9),
-        "c": [True, 12345678],
-    }
-    assert seven_digits(values) == {"a": [58, 56], "b": [0.416, 1.234568e-9], "c": [True, 12345678]}

@@ -159,15 +159,6 @@ def test_class_file(tmp_path):
     assert prompts.read_labels(path).entries == entries
 
 
-def test_template_file(tmp_path):
-    path = tmp_path / "templates.txt"
-    path.write_text("# mine\nan image of a {}.\n\na clean origami {}.\n")
-    expected = ("an image of a {}.", "a clean origami {}.")
-    assert prompts.read_templates(path) == expected
-    assert prompts.resolve_templates(str(path)) == expected
-    assert Localizer(model=tower("gap_cnn"), templates=str(path)).templates == expected
-
-
 @pytest.mark.parametrize("read", [prompts.read_labels, prompts.read_templates])
 def test_files_that_cannot_be_read(tmp_path, read):
     (tmp_path / "latin.txt").write_bytes("café {}\n".encode("latin-1"))

@@ -55,77 +55,39 @@ CVAT = """<?xml version="1.0" encoding="utf-8"?>
     <box label="cat" xtl="1.000" ytl="2" xbr="21" ybr="12" occluded="1"><attribute name="age">3</attribute></box>
     <polygon label="dog" points="4,4;14,4;14,14" z_order="5"/></image>
   <image id="5" name="b.jpg" width="40" height="20"/></annotations>"""
-TASKS = [
-    {"id": 1, "data": {"image": "s3://c.jpg"}},
-    {
-        "id": 2,
-        "meta": {"a": 1},
-        "data": {"image": "/data/a.jpg"},
-        "annotations": [
-            {"id": 5, "result": [], "updated_at": "2024"},
-            {
-                "id": 6,
-                "updated_at": "2025",
-                "result": [
-                    {"type": "choices", "value": {"choices": ["day"]}},
-                    {
-                        "id": "k",
-                        "type": "rectanglelabels",
-                        "from_name": "box",
-                        "to_name": "img",
-                        "origin": "manual",
-                        "value": {
-                            "x": 2.5,
-                            "y": 10,
-                            "width": 50,
-                            "height": 50,
-                            "rotation": 0,
-                            "rectanglelabels": ["cat"],
-                        },
-                    },
-                    {
-                        "type": "polygonlabels",
-                        "from_name": "poly",
-                        "to_name": "img",
-                        "value": {"points": [[10, 20], [35, 20], [35, 70], [10, 70]], "polygonlabels": ["dog"]},
-                    },
-                ],
-            },
-        ],
-    },
-    {"id": 3, "data": {"image": "/data/b.jpg"}, "annotations": [{"result": []}]},
-]
+TASKS = """[
+  {"id": 1, "data": {"image": "s3://c.jpg"}},
+  {"id": 2, "meta": {"a": 1}, "data": {"image": "/data/a.jpg"}, "annotations": [
+    {"id": 5, "result": [], "updated_at": "2024"},
+    {"id": 6, "updated_at": "2025", "result": [
+      {"type": "choices", "value": {"choices": ["day"]}},
+      {"id": "k", "type": "rectanglelabels", "from_name": "box", "to_name": "img", "origin": "manual",
+        "value": {"x": 2.5, "y": 10, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["cat"]}},
+      {"type": "polygonlabels", "from_name": "poly", "to_name": "img",
+        "value": {"points": [[10, 20], [35, 20], [35, 70], [10, 70]], "polygonlabels": ["dog"]}}]}]},
+  {"id": 3, "data": {"image": "/data/b.jpg"}, "annotations": [{"result": []}]}
+]"""
 OBJECTS = """
   <object><name>cat</name><pose>Left</pose><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>21</xmax><ymax>12</ymax></bndbox></object>
   <object><name>dog</name><part><name>head</name></part><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>14</xmax><ymax>14</ymax></bndbox></object>
 """
+TABLE = """path,score, label,x0,y0,x1,y1,"no\nte"\r
+a.jpg,0.5,cat,1.0,2,21,12,mine\r
+a.jpg,,dog,4,4,14,14,\r
+b.jpg,,,,,,,"""
+YOLO = {
+    "data.yaml": "names: [cat, dog]  # mine\n",
+    "labels/a.txt": "0 0.275 0.35 0.5 0.5000\r\n\r\n1 0.1 0.2 0.35 0.2 0.35 0.7 0.1 0.7",
+    "labels/b.txt": "",
+}
+VOC_FILES = {"Annotations/a.xml": VOC.format("a", OBJECTS), "Annotations/b.xml": VOC.format("b", "")}
 SOURCES = {
     "coco": Source({"set.json": COCO}, "set.json", ('"category_id": 7', '"category_id": 3'), json.loads),
-    "labelstudio": Source({"set.json": json.dumps(TASKS)}, "set.json", ('["cat"]', '["dog"]'), json.loads),
+    "labelstudio": Source({"set.json": TASKS}, "set.json", ('["cat"]', '["dog"]'), json.loads),
     "cvat": Source({"set.xml": CVAT}, "set.xml", ('box label="cat"', 'box label="dog"'), canonical),
-    "csv": Source(
-        {
-            "set.csv": 'path,score, label,x0,y0,x1,y1,"no\nte"\r\n'
-            "a.jpg,0.5,cat,1.0,2,21,12,mine\r\na.jpg,,dog,4,4,14,14,\r\nb.jpg,,,,,,,"
-        },
-        "set.csv",
-        (",cat,", ",dog,"),
-    ),
-    "yolo": Source(
-        {
-            "data.yaml": "names: [cat, dog]  # mine\n",
-            "labels/a.txt": "0 0.275 0.35 0.5 0.5000\r\n\r\n1 0.1 0.2 0.35 0.2 0.35 0.7 0.1 0.7",
-            "labels/b.txt": "",
-        },
-        "labels/a.txt",
-        ("0 0.275", "1 0.275"),
-    ),
-    "voc": Source(
-        {"Annotations/a.xml": VOC.format("a", OBJECTS), "Annotations/b.xml": VOC.format("b", "")},
-        "Annotations/a.xml",
-        (">cat<", ">dog<"),
-        canonical,
-    ),
+    "csv": Source({"set.csv": TABLE}, "set.csv", (",cat,", ",dog,")),
+    "yolo": Source(YOLO, "labels/a.txt", ("0 0.275", "1 0.275")),
+    "voc": Source(VOC_FILES, "Annotations/a.xml", (">cat<", ">dog<"), canonical),
 }
 
 

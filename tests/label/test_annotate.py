@@ -110,6 +110,8 @@ def test_labels_have_synonyms_and_thresholds(tmp_path):
     [
         (["cat @1.5"], "cat @1.5: expected a threshold from 0 to 1 after @, got 1.5"),
         (["cat @high"], "got high"),
+        (["cat @nan"], "got nan"),
+        (["cat @-0.1"], "got -0.1"),
         (["cat", "cat @0.2"], "expected each name once, got 'cat' 2 times"),
         (["cat", "Background: lawn"], "got 'Background: lawn': give each name its contrast instead: cat~lawn"),
         (["a\x00b"], "control character"),

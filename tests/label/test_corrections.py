@@ -78,13 +78,6 @@ def written(content: object, path: Path) -> Path:
     return path
 
 
-def coco_of(shapes: list[dict], folder: Path, name: str = "a.jpg") -> Path:
-    """A set of COCO's with these shapes of a cat in one picture."""
-    each = [{"image_id": 1, "category_id": 1, **one} for one in shapes]
-    listed = {"images": [{"id": 1, "file_name": name}], "categories": [{"id": 1, "name": "cat"}]}
-    return written({**listed, "annotations": each}, folder / "c.json")
-
-
 def yolo_of(files: dict[str, str], folder: Path, names: str = "[cat]") -> Path:
     """A set of YOLO's with these text files."""
     (folder / "data.yaml").write_text(f"names: {names}\n")
