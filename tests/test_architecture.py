@@ -428,11 +428,6 @@ def test_boxes_of_a_name():
         boxes().of("cow")
 
 
-def test_some_of_the_boxes():
-    assert boxes().where([True, False, True]).xyxy.tolist() == boxes().where([0, 2]).xyxy.tolist()
-    assert len(boxes().where([])) == 0
-
-
 def test_pixels_that_do_not_count_have_a_label_that_is_no_class():
     assert [ignored_label(classes) for classes in (2, 255, 256)] == [255, 255, 65535]
 

@@ -280,16 +280,16 @@ def test_class_and_template_files(command, tmp_path):
     (tmp_path / "classes.txt").write_text("# animals\ncat|kitten\n\nn02106662\n")
     (tmp_path / "templates.txt").write_text("# mine\na photo of a {}.\n\nthe {}.\n")
     fast = ("--recipe", "fast") if command == "localize" else ()
-    document = document_of(
-        *(command, CAT, *fast, "--labels", tmp_path / "classes.txt", "--template", tmp_path / "templates.txt"),
-        *("--template", "itap of a {}.", "--precision", "bf16", "--no-text-cache"),
-    )
+    files = ("--labels", tmp_path / "classes.txt", "--template", tmp_path / "templates.txt")
+    more = ("--template", "itap of a {}.", "--precision", "bf16", "--no-text-cache")
+    document = document_of(command, CAT, "-p", "sofa", *fast, *files, *more)
     settings = document["settings"]
-    assert settings["names"][0] == "cat|kitten"
-    assert settings["names"][1].startswith("German Shepherd Dog|")
+    assert settings["names"][:2] == ["sofa", "cat|kitten"]
+    assert settings["names"][2].startswith("German Shepherd Dog|")
     assert settings["templates"] == ["a photo of a {}.", "the {}.", "itap of a {}."]
     assert (settings["precision"], settings["text_cache"]) == ("bf16", False)
-    assert document["pictures"][0]["names"][0]["name"] == "cat"
+    names = [one["name"] for one in document["pictures"][0]["names"]]
+    assert names[0] == "cat" if command == "classify" else names[:2] == ["sofa", "cat"]
 
 
 def test_pictures_are_fitted_in_the_models_own_way_unless_one_says_how(monkeypatch):

@@ -145,9 +145,6 @@ def change(folders, what):
         ("integers", "val/a.JPEG", "expected floating-point scores in 0–1, got uint8", 2),
         ("pickle", "val/a.JPEG", "is not a .npy file of numbers", 2),
         ("extra map", "other.npy", "not in image_ids.txt", 3),
-        (("image_sizes", "c.JPEG,500,375\n", ""), "c.JPEG", "not in image_sizes.txt", 2),
-        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,0,0,501,374"), "c.JPEG", "the picture of 500×375: clipped", 3),
-        (("image_ids", "c.JPEG\n", "c.JPEG\nc.JPEG\n"), "c.JPEG", "2 times in image_ids.txt", 3),
         (("image_sizes", "c.JPEG,500,375\n", "c.JPEG,500,375\nc.JPEG,5,5\n"), "c.JPEG", "two different lines", 3),
     ],
 )
@@ -162,24 +159,6 @@ def test_what_is_wrong_is_named_and_counted(folders, what, named, said, evaluate
     assert (document["images"], document["evaluated"]) == (3, evaluated)
     assert sum(document["problems"].values()) == len(document["failed"]) == result.err.count("failed: ")
     assert f"{evaluated} of 3 pictures evaluated; " in result.err
-
-
-@pytest.mark.parametrize(
-    ("what", "said"),
-    [
-        (("image_sizes", "500,375", "500"), "image_sizes.txt, line 3: expected 3 values, got 2"),
-        (("image_sizes", "500,375", f"{'1' * 5000},375"), "image_sizes.txt, row 3: expected integers, got 111"),
-        (("image_sizes", "500,375", "x,375"), "image_sizes.txt, row 3: expected integers, got x,375"),
-        (("localization", "499,374", "499,y"), "localization.txt, row 4: expected numbers, got 0,0,499,y"),
-    ],
-)
-def test_a_line_that_cannot_be_read_stops_it(folders, what, said):
-    change(folders, what)
-    result = evaluate(folders)
-    assert (result.code, result.out) == (2, "")
-    assert said in result.err
-    assert result.err.count("\n") == 1
-    assert len(result.err) < 400
 
 
 def test_nothing_to_evaluate_is_2(folders, tmp_path):
@@ -243,21 +222,16 @@ START = {
     "presence": ("--dataset", "coco"),
 }
 REFUSED_BY_BENCHMARK = [
-    ("boxes", "--method gem", "gem does not work on mini"),
     ("boxes", "--method cam -o temperature=1", "none of cam has this option"),
-    ("boxes", "--threshold 1.5", "expected --threshold"),
     ("boxes", "--method cam(threshold=2)", "expected the threshold of cam from 0 to 1, got 2"),
     ("boxes", "--engine slurm", "expected --engine to be one of local, ray, got 'slurm'"),
     ("boxes", "--pretrained a --pretrained b", "expected --pretrained once, or for each of 1 models, got 2"),
     ("boxes", "--limit 0", "expected --limit, a whole number from 1 to"),
     ("boxes", "--address auto", "expected --address with --engine ray only"),
     ("boxes", "--columns gt_known,gt_knwn", "unknown number 'gt_knwn': did you mean gt_known"),
-    ("segmentation", "--columns mIoU", "unknown number 'mIoU': did you mean miou"),
     ("segmentation", "--threshold 0.5", "No such option: --threshold"),
-    ("segmentation", "--logit-scale 0", "expected --logit-scale above 0"),
     ("segmentation", "--method centre_box", "centre_box has the same map for every name"),
     ("faithfulness", "--resize crop", "No such option: --resize"),
-    ("faithfulness", "--steps 1", "expected --steps, a whole number from 2 to 50,176, got 1"),
     ("presence", "--negatives hard", "expected --negatives"),
 ]
 REFUSED_BY_EVALUATE = [

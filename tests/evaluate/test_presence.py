@@ -374,7 +374,6 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_examples(monkeypatch, pict
     ("arguments", "said"),
     [
         (["{folder}", "--truth", "folder", "--limit", "3"], "expected at least 20 pictures, got 3"),
-        (["{folder}", "--truth", "coc"], "unknown dataset 'coc'"),
         (["{folder}", "--truth", "reviewed", "--split", "val"], "--split is an option of datasets"),
         (["{folder}/no", "--truth", "folder"], "expected a plain folder at {folder}/no, found no folder there"),
     ],

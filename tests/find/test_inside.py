@@ -79,12 +79,6 @@ def test_what_is_not_there_is_said():
         vit.trace(CAT, NAMES, method_options={"blocks": 1})
 
 
-def test_a_picture_that_cannot_be_used_is_named_in_one_line(vit):
-    localizer, _ = vit
-    with pytest.raises(InputError, match=r"^image 0: 4×4 pixels, expected at least 8×8: use a larger picture$"):
-        localizer.trace(np.zeros((4, 4, 3), np.uint8), NAMES)
-
-
 # ---------------------------------------------------------------------------------------------- tensors, tables, models
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
 

@@ -210,20 +210,11 @@ def test_a_second_localizer_asks_the_text_tower_for_what_is_new_only(
     assert [*folder.rglob("*.safetensors")] == files
 
 
-@pytest.mark.parametrize(
-    ("steps", "left"),
-    [
-        ([("a", 1, 1), ("b", 2, 1), ("a", 3, 1)], [3, 2, None]),
-        ([("a", 1, 1), ("b", 2, 1), ("a", None, 0), ("c", 4, 1)], [1, None, 4]),  # None: it is used
-        ([("a", 1, 1), ("b", 2, 2)], [None, 2, None]),
-        ([("a", 1, 1), ("b", 2, 1), ("b", 3, 3)], [1, None, None]),  # it is too large, and no other must go
-    ],
-)
-def test_what_was_not_used_for_longest_makes_room(steps, left):
+def test_what_is_used_stays_and_what_is_too_large_drives_nobody_out():
     kept = LruCache[int](most=2)
-    for key, value, size in steps:
-        _ = kept.get(key) if value is None else kept.keep(key, value, size)
-    assert [kept.get(one) for one in "abc"] == left
+    for key, value, size in (("a", 1, 1), ("b", 2, 1), ("a", 3, 1), ("c", 4, 1), ("c", 5, 3)):
+        kept.keep(key, value, size)
+    assert [kept.get(one) for one in "abc"] == [3, None, None]
 
 
 def test_what_is_old_is_dropped_whether_anybody_asks_or_not():

@@ -474,19 +474,6 @@ def test_ids_are_the_sets_and_boxes_are_as_written(tmp_path):
     assert [mask and int(mask()[1::2].sum()) for mask in masks] == [None, 6]
 
 
-def test_polygons_have_the_box_around_them(tmp_path):
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "classes.txt").write_text("cat\n")
-    (tmp_path / "labels/c.txt").write_text("0 0.1 0.1 0.3 0.1 0.2 0.4\n")
-    (tmp_path / "c.xml").write_text(
-        '<annotations><image name="c.jpg" width="20" height="20"><polygon label="cat" points="2,2;6,2;4,8"/></image>'
-        "</annotations>"
-    )
-    for path in (tmp_path, tmp_path / "c.xml"):
-        [box] = boxes_of(path)["c.jpg"]
-        assert (box.name, box.kind, box.xyxy) == ("cat", "polygon", pytest.approx((2, 2, 6, 8)))
-
-
 # --------------------------------------------------------------------------------------------------------- export masks
 MASK_NAMES = ("traffic light", "a: b", "猫")
 SIZE = (160, 120)  # width and height

@@ -350,7 +350,6 @@ def test_a_reviewed_box_is_of_a_draft_and_a_label_that_are_there(number, message
         ("a.csv", "path,name\n"),
         ("a.csv", "path,label,x0,y0,x1,y1\nc.jpg,cat,1,2,3,wide\n"),
         ("a.json", '{"images": [{"id": 1}], "categories": [], "annotations": [{"image_id": 1, "bbox": [1, 2]}]}'),
-        ("a.json", "{"),
         ("a.json", '{"a": 1}'),
         ("a.json", '{"images": [{}], "annotations": [], "categories": []}'),
         ("a.json", '{"images": [{"id": 1}, {"id": 1}], "categories": [], "annotations": []}'),

@@ -49,22 +49,6 @@ def test_names_that_are_there_give_drafts_and_doubtful_ones_are_unsure():
     assert (chosen.visible(False), chosen.visible(True)) == ([0, 2], [0, 1, 2])  # unsure boxes only if asked for
 
 
-@pytest.mark.parametrize(
-    ("changed", "drafts", "unsure"),
-    [
-        ({"min_score": 0.55}, (0,), (1, 2)), ({"min_score": 0.0}, (0, 2, 4), (1,)),
-        ({"min_score": 0.7}, (), (0, 1, 2)), ({"max_boxes": 1}, (0,), (1,)),
-        ({"thresholds": (0.9, 0.35, 0.35)}, (), (0, 1, 2)), ({"thresholds": (0.35, 0.2, 0.35)}, (0, 1, 2), ()),
-        ({"thresholds": (0.35, 0.35, 0.0)}, (5, 0, 2), (1,)),
-    ],
-)  # fmt: skip
-def test_each_option_chooses_again(changed, drafts, unsure):
-    chosen = choose(CANDIDATES, replace(RULE, **changed), NO_FOLDER)
-    assert (set(chosen.drafts), set(chosen.unsure)) == (set(drafts), set(unsure))
-    for displayed in (chosen.drafts, chosen.unsure):
-        assert list(displayed) == sorted(displayed, key=lambda i: -CANDIDATES.scores[i]), "the best first"
-
-
 def test_auto_keeps_the_best_box_of_a_name_that_is_there():
     low = row((0, 0.1), (0, 0.05))
     assert choose(low, replace(RULE, min_score="auto"), NO_FOLDER).drafts == (0,)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import cliploc.refine
-from cliploc.errors import UnknownNameError, UsageError
+from cliploc.errors import UsageError
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from tests.test_localizer import PHOTOS, TALL, TERMS, WIDE, photo, same
@@ -129,15 +129,6 @@ def test_steps_follow_each_other_and_cost_no_forward(kind):
 def test_boxes_have_the_threshold_that_was_chosen_for_the_tower(kind, method, refine, after):
     assert build(kind, refine, method=method, threshold=None).box_rule.threshold == pytest.approx(after)
     assert build(kind, refine, method=method, threshold=0.4).box_rule.threshold == 0.4
-
-
-def test_unknown_names_get_the_nearest():
-    with pytest.raises(UnknownNameError) as error:
-        build("gap_cnn", ["guide"])
-    there = ", ".join(refinements.names())
-    assert str(error.value) == f"unknown refinement 'guide': did you mean guided? there are {there}"
-    with pytest.raises(UsageError, match=r"^expected refine, a list of texts, got 'caa'"):
-        build("vit", "caa")
 
 
 def test_the_wrong_tower_is_refused_before_anything_runs():

@@ -109,15 +109,6 @@ def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest
         open_dataset("yolo", folder)
 
 
-def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "names.txt"
-    path.write_text("# mine\n\ncat|kitten\nn07747607\n")
-    words = ("localize", CAT, "--recipe", "fast")
-    document = document_of(*words, "-p", "sofa", "--labels", path)
-    assert document["settings"]["names"] == ["sofa", "cat|kitten", "orange"]
-    assert [one["name"] for one in document["pictures"][0]["names"]] == ["sofa", "cat", "orange"]
-
-
 @pytest.mark.parametrize(("text", "part"), [("cat @0.3\n", "cat @0.3: "), ("# none\n", "")])
 def test_a_file_of_names_that_cannot_be_used_is_one_line(text, part, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text(text)

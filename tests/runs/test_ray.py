@@ -142,21 +142,14 @@ def test_more_processors_than_a_node_has_are_refused(cluster):
         engine.run(SHARDS, Labels, print, address=cluster.address, threads=64)
 
 
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [
-        (None, r"^Ray could not start on this machine \(it timed out\): run the same command again"),
-        ("auto", r"^expected a Ray cluster at auto, could not use it \(it timed out\): start one"),
-    ],
-)
-def test_a_cluster_that_does_not_start_is_said_in_one_line(address, message, monkeypatch):
+def test_a_cluster_that_does_not_start_is_said_in_one_line(monkeypatch):
     def init(**_):
         raise Exception("it timed out\nand more")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(UsageError, match=message):
-        engine.run(SHARDS, Labels, print, address=address, threads=1)
+    with pytest.raises(UsageError, match=r"^Ray could not start on this machine \(it timed out\): run the same"):
+        engine.run(SHARDS, Labels, print, address=None, threads=1)
 
 
 FULL = """

@@ -401,7 +401,6 @@ def test_training_is_started_by_its_button_and_never_is_an_error(job, out, truth
         ({"annotation": annotation([9, 9, 99, 99], was_cancelled=True)}, "0 so far"),
         ({"annotation": None}, "expected annotated tasks of Label Studio"),
         ({"annotation": {"result": [{"type": "rectanglelabels", "value": 7}]}}, "nothing is learnt from it: its boxes"),
-        ({"task": {}}, "expected annotated tasks of Label Studio"),
         ({"action": "TASKS_CREATED", "tasks": [{"id": 1}]}, ""),
         ({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 9}]}, ""),
         ({"action": "ANNOTATIONS_CREATED", "annotation": [annotation([9, 9, 99, 99])], "task": [task(1)]}, ""),

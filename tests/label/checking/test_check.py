@@ -22,17 +22,12 @@ PLANTED = {"otters.jpg": "dog", "wren.jpg": "cup"}  # the new name of its first 
 def instances() -> dict[str, Any]:
     """COCO's instances of the photographs; ids are texts, as others write them."""
     photos = [one for one in json.loads((demo_folder() / "photos.json").read_text()) if one["file"] in PHOTOS]
-    annotations = [
-        {
-            "id": f"{one['file']}-{place}",
-            "image_id": one["file"],
-            "category_id": name,
-            "bbox": [x0, y0, x1 - x0, y1 - y0],
-        }
-        for one in photos
-        for place, box in enumerate(one["boxes"])
-        for name, (x0, y0, x1, y1) in [(box["name"] if place else PLANTED.get(one["file"], box["name"]), box["xyxy"])]
-    ]
+    annotations = []
+    for one in photos:
+        for place, box in enumerate(one["boxes"]):
+            name, (x0, y0, x1, y1) = box["name"] if place else PLANTED.get(one["file"], box["name"]), box["xyxy"]
+            facts = {"id": f"{one['file']}-{place}", "image_id": one["file"], "category_id": name}
+            annotations.append({**facts, "bbox": [x0, y0, x1 - x0, y1 - y0]})
     return {
         "images": [{"id": one["file"], "file_name": one["file"]} for one in photos],
         "annotations": annotations,
@@ -81,21 +76,15 @@ def test_every_label_has_a_row_with_its_own_id(folder: Path) -> None:
     }
     judged = {one["id"]: one for one in rows}
     assert float(judged["wren.jpg-0"]["wrong_name"]) > 0.5
-    assert (judged["empty"]["wrong_name"], judged["empty"]["double"], judged["cat.jpg-0"]["badly_placed"]) == (
-        "",
-        "",
-        "",
-    )
+    unknown = judged["empty"]["wrong_name"], judged["empty"]["double"], judged["cat.jpg-0"]["badly_placed"]
+    assert unknown == ("", "", "")
 
 
 def test_the_document_is_that_of_the_file_and_the_page_shows_the_suspects(folder: Path) -> None:
     said = json.loads((folder / "said.json").read_text())
     assert said == json.loads((folder / "out" / "suspects.json").read_text())
-    assert (said["format"], said["labels"], said["pictures"]) == (
-        "COCO",
-        len(instances()["annotations"]) + 2,
-        len(PHOTOS),
-    )
+    labels = len(instances()["annotations"]) + 2
+    assert (said["format"], said["labels"], said["pictures"]) == ("COCO", labels, len(PHOTOS))
     assert said["kinds"]["wrong name"]["wrong_of_first"] == pytest.approx(
         sum(one["chance"] for one in said["suspects"] if one["kind"] == "wrong name"), abs=0.1
     )
