@@ -15,7 +15,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from cliploc import Options
-from cliploc.evaluate.audit.measure import DONORS, SWAPS, Auditor
+from cliploc.evaluate.auditing.measure import DONORS, SWAPS, Auditor
 from cliploc.find.calibration import fit_logistic, reliability
 
 MOST = 120  # pictures in memory at a time, which are each other's donors

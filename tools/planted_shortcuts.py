@@ -18,7 +18,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cliploc import Localizer
-from cliploc.evaluate.audit.job import audit
+from cliploc.evaluate import audit
 from cliploc.find import prompts
 
 GROUPS = {

@@ -26,8 +26,7 @@ from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone, Needs
 
 Methods = Sequence[str] | Mapping[str, Mapping[str, Any]]
-# Options that a run's identity has under other keys.
-ELSEWHERE = {"pretrained", "method_options", "head", "second_look", "calibration", "learnt"}
+ELSEWHERE = {"pretrained", "method_options", "head", "second_look", "calibration", "learnt"}  # under keys of their own
 ClassNames = Sequence[str] | Literal["imagenet"]
 
 

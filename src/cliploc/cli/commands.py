@@ -52,7 +52,7 @@ HOMES = {  # the others' modules stand beside this one and have their names
     "label-studio": "cliploc.label.label_studio.command",
     "benchmark": "cliploc.evaluate.tasks.command",
     "evaluate": "cliploc.evaluate.tasks.command",
-    "audit": "cliploc.evaluate.audit.command",
+    "audit": "cliploc.evaluate.auditing.command",
     "explain": "cliploc.evaluate.tasks.faithfulness.explain",
     "train": "cliploc.evaluate.train.command",
     "datasets": "cliploc.evaluate.data._command",

@@ -70,9 +70,9 @@ class SettingResult:
         return msgspec.convert(self.numbers.get("compared"), Comparison | None)
 
     @property
-    def failed(self) -> Sequence[Mapping[str, str]]:
+    def failed(self) -> list[tuple[str, str]]:
         """Its failures: the sample and the reason of each."""
-        return list(self.numbers.get("failed", ()))
+        return [(one["sample"], one["reason"]) for one in self.numbers.get("failed", ())]
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,7 @@ class TaskRun:
     def render(self, template: str, **values: Any) -> str:
         """The page; its end has problems of the dataset, failures of settings, and the manifest."""
         problems = self.dataset.problems
-        failures = [
-            (each.id, failure["sample"], failure["reason"]) for each in self.settings for failure in each.failed
-        ]
+        failures = [(each.id, *failure) for each in self.settings for failure in each.failed]
         hidden = ("classes", "reasons", "problems")
         data = {key: value for key, value in self.manifest["dataset"].items() if key not in hidden}
         return TEMPLATES.render(

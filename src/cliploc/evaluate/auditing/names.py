@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import mannwhitneyu, t
 
-from cliploc.values import FloatArray, Floats
+from cliploc.values import FloatArray, Floats, IntArray
 
 FEWEST = 5  # pictures of a name, below which nothing is said of it
 ERROR = 0.05  # chance that any name, or any pair, is flagged by chance
@@ -48,7 +47,7 @@ class Pair:
 
 def leaning(
     names: Sequence[str],
-    first: npt.NDArray[np.int64],  # [n] the predicted name of each picture that is judged
+    first: IntArray,  # [n] the predicted name of each picture that is judged
     lean: Floats,  # [n]
     risk: Floats,  # [n]
     around: FloatArray,  # [n, K] cosines of what is outside the thing with the bank
@@ -79,7 +78,7 @@ def _surroundings(own: FloatArray, others: FloatArray, bank: Sequence[str], like
     return ", ".join(bank[k] for k in np.argsort(-above)[:NAMED] if above[k] > 0)
 
 
-def told_apart(names: Sequence[str], first: npt.NDArray[np.int64], alone: FloatArray) -> list[Pair]:
+def told_apart(names: Sequence[str], first: IntArray, alone: FloatArray) -> list[Pair]:
     """Pairs of names that cosines of backgrounds alone `[n, P]` tell apart, the best first."""
     pairs = list(combinations(np.flatnonzero(np.bincount(first, minlength=len(names)) >= FEWEST).tolist(), 2))
     found = []

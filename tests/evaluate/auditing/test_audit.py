@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
 from cliploc import Localizer, Options
-from cliploc.evaluate.audit.job import Audited, audit
-from cliploc.evaluate.audit.measure import Auditor, Seen
-from cliploc.evaluate.audit.names import FEWEST, leaning, told_apart
+from cliploc.evaluate.auditing.job import Audited, audit
+from cliploc.evaluate.auditing.measure import Auditor, Seen
+from cliploc.evaluate.auditing.names import FEWEST, leaning, told_apart
 from cliploc.support.files import demo_folder
 from cliploc.towers.mini import Mini
 from tests.commands import PHOTOS, cliploc_, refused

@@ -18,8 +18,8 @@ from cliploc.draw import captions
 from cliploc.draw.html import Templates, count, embedded
 from cliploc.draw.overlay import BOX_COLOUR, paint_map
 from cliploc.errors import CliplocError, InputError, UsageError
-from cliploc.evaluate.audit import measure
-from cliploc.evaluate.audit.names import FEWEST, STUFF, Name, Pair, leaning, told_apart
+from cliploc.evaluate.auditing import measure
+from cliploc.evaluate.auditing.names import FEWEST, STUFF, Name, Pair, leaning, told_apart
 from cliploc.find.presence import bank_names
 from cliploc.formats.reading import PictureFinder, read_labels
 from cliploc.images.reading import size_of
@@ -88,9 +88,8 @@ class Audited:
 
     def document(self) -> dict[str, Any]:
         """The result as in audit.json."""
-        about = {"schema_version": SCHEMA_VERSION, "cliploc_version": __version__}
-        failed = [{"picture": name, "reason": reason} for name, reason in self.failed.items()]
-        return {**about, **msgspec.to_builtins(self), "failed": failed}
+        about = {"schema_version": SCHEMA_VERSION, "cliploc_version": __version__, **msgspec.to_builtins(self)}
+        return {**about, "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()]}
 
 
 def audit(
@@ -195,8 +194,7 @@ class _Audit:
         swapped = auditor.swapped(seen, donors[: measure.DONORS])
         known = auditor.facts(seen, swapped)
         risk, baseline = float(auditor.risk(known)[0]), float(auditor.baseline(known[:, :2])[0])
-        bare = float((swapped[measure.DONORS : -1] @ auditor.texts[seen.first]).mean())
-        lean = 1 - bare / max(seen.cosine, 1e-6)
+        lean = 1 - float((swapped[measure.DONORS : -1] @ auditor.texts[seen.first]).mean()) / max(seen.cosine, 1e-6)
         facts = {"outside": seen.outside(), "lean": lean, "risk": risk, "baseline": baseline}
         drawn = [embedded(_drawn(seen), name, quality=75)]
         if self.swap:

@@ -34,7 +34,7 @@ def audit(flags: AuditFlags, options: Options) -> int:
     cli.check_words([name for name in names if type(name) is str], "audit")
     out = writable(flags.out)
     with terminal.progress(f"loading {options.model}") as every, terminal.first_failures(every) as reporter:
-        from cliploc.evaluate.audit import job
+        from cliploc.evaluate.auditing import job
 
         use_threads(flags.threads)
         asked = {"reporter": reporter, **options.changed()}
