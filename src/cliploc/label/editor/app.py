@@ -36,7 +36,7 @@ class SuggestionRequest(Struct, forbid_unknown_fields=True):
 
 
 class Renaming(Struct, forbid_unknown_fields=True):
-    """A label's other name, which may be that of another label; None: there was none, or it goes with its boxes."""
+    """`name` is called `to`, which may be another label; without `name`, `to` is new; without `to`, `name` goes."""
 
     name: str | None
     to: Annotated[str, Meta(max_length=200)] | None

@@ -60,9 +60,9 @@ class OfSet(Struct, frozen=True):
 
 
 def open_set(source: Path, pictures: Path | None, out: Path | None) -> tuple[Path, Mapping[str, str]]:
-    """The folder of the run of drafts, of a check, or of a data set; the last two get one where there is none.
+    """Opens the run of drafts, of a check, or of a data set; the last two get one where there is none.
 
-    And picture → why it is not shown: its labels stay as they are.
+    Returns its folder, and for each picture that is not shown the reason; labels of such pictures stay as they are.
     """
     kind = kind_of(source)
     if kind not in (None, CHECK):

@@ -202,7 +202,7 @@ class ReviewFolder:
         return read
 
     def rename(self, name: str | None, to: str | None) -> None:
-        """Calls a label otherwise, which joins one of that name; None: it is new, or goes with its boxes."""
+        """Renames a label or joins it to another; without `name`, `to` is new; without `to`, it goes with its boxes."""
         if self.learning.working:
             raise UsageError("it is learning right now: wait until it has learnt")
         if to is None and self.of_set:  # boxes are known by their places among those of the set
