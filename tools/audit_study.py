@@ -23,7 +23,7 @@ DRAWS = 2_000
 
 
 def examples(root: Path, model: str) -> tuple[np.ndarray, np.ndarray]:
-    """What the risk is told from `[n, 4]`, and whether the prediction was lost `[n]`; and how many are not judged."""
+    """What the risk is told from `[n, 3]`, and whether the prediction was lost `[n]`; and how many are not judged."""
     auditor = Auditor(Options(model=model), "imagenet")
     files = sorted((root / "val").glob("*.JPEG"))
     facts, lost, rng = [], [], np.random.default_rng(0)
@@ -54,7 +54,7 @@ def main() -> None:
     auditor = Auditor(Options(model=args.model), "imagenet")
     chances = np.stack([auditor.risk(facts), auditor.baseline(facts[:, :2])], axis=1)  # [n, 2]
     if args.fit:
-        for name, columns in (("RISK", [0, 1, 2, 3]), ("BASELINE", [0, 1])):
+        for name, columns in (("RISK", [0, 1, 2]), ("BASELINE", [0, 1])):
             print(name, fit_logistic(facts[:, columns], lost, np.ones(len(lost))))
             folds = np.arange(len(lost)) % 10
             held = np.zeros(len(lost))
