@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -13,7 +12,7 @@ from cliploc.draw.html import LIGHT
 from cliploc.evaluate.data import PromptedDataset
 from cliploc.evaluate.metrics import Bootstrap, CocoAP, average_precision, ratio
 from cliploc.evaluate.tasks import paired, report, tables, task, worker
-from cliploc.evaluate.tasks.rows import OF_PICTURE
+from cliploc.evaluate.tasks.rows import OF_PICTURE, PictureRow
 from cliploc.find.calibration import reliability
 from cliploc.localization import Localization
 from cliploc.runs import plan, store
@@ -57,7 +56,7 @@ TASK = task.BenchmarkTask(
     VERSION,
     report.FILES,
     lambda: COLUMNS,
-    lambda: (*task.COUNTED, *PresenceRow.__struct_fields__[1:]),
+    lambda: PresenceRow,
     lambda *_: PresenceTally(),
     numbers=lambda _: NUMBERS,
     best=lambda key, _: BEST.get(key, "high"),
@@ -106,20 +105,19 @@ class PresenceEvaluator(worker.NameEvaluator):
 
 
 # --------------------------------------------------------------------------------------------------------- the numbers
-class PresenceRow(msgspec.Struct, frozen=True):
-    """The columns that the numbers need of a picture."""
+class PresenceRow(PictureRow, frozen=True, kw_only=True):
+    """What the numbers need of a picture."""
 
-    sample: str
-    there: list[bool]
-    verdicts: list[str]
-    unknown: list[int]
-    unknown_there: list[bool]
-    box_labels: list[int]
-    boxes: list[list[float]]
-    box_scores: list[float]
-    box_right: list[bool]
-    true_labels: list[int]
-    true_boxes: list[list[float]]
+    there: Sequence[bool] = ()
+    verdicts: Sequence[str] = ()
+    unknown: Sequence[int] = ()
+    unknown_there: Sequence[bool] = ()
+    box_labels: Sequence[int] = ()
+    boxes: Sequence[Sequence[float]] = ()
+    box_scores: Sequence[float] = ()
+    box_right: Sequence[bool] = ()
+    true_labels: Sequence[int] = ()
+    true_boxes: Sequence[Sequence[float]] = ()
 
     def counts(self) -> Floats:
         """`[5]` names that are there and found, absent and found, there and not, absent and not; unsure ones."""
@@ -136,8 +134,7 @@ class PresenceTally(task.Tally):
         self._pictures: dict[str, PresenceRow] = {}
         self._coco = CocoAP()
 
-    def add(self, row: store.Row) -> None:
-        picture = msgspec.convert(row, PresenceRow)
+    def add(self, picture: PresenceRow) -> None:
         self._pictures[picture.sample] = picture
         found, true = np.array(picture.box_labels, int), np.array(picture.true_labels, int)
         boxes, truth = (np.array(corners).reshape(-1, 4) for corners in (picture.boxes, picture.true_boxes))
