@@ -179,10 +179,7 @@ class Store:
                 self._db.executemany(f"INSERT INTO {table} VALUES ({marks})", lines)
 
     # ------------------------------------------------------------------------------------------------ the table `run`
-    @property
-    def store(self) -> Self:
-        """Where entries are that are attributes: here, or in what holds a store."""
-        return self
+    store = property(lambda self: self)  # where entries that are attributes are found: see `Entry`
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value of the table `run`, read from its JSON."""
@@ -319,15 +316,16 @@ PICTURE = """CREATE TABLE picture (
     stamp TEXT NOT NULL           -- of their sizes and times, by which a replaced file is noticed without reading it
 )"""
 JSON = "JSON TEXT"  # the type of columns that hold lists and objects
+READ: Mapping[str, Any] = {JSON: json.loads, "BOOLEAN": bool}  # type of a column → what makes a value of its cells
 Row = dict[str, Any]
 
 
 class Evaluation(Store):
     """The file of an evaluation."""
 
-    manifest: Entry[dict[str, Any]] = Entry(dict[str, Any], {})  # what its numbers depend on, besides its samples
-    samples: Entry[dict[str, Any]] = Entry(dict[str, Any], {})  # their number, and a digest of them
-    here: Entry[dict[str, Any]] = Entry(dict[str, Any], {})  # where the dataset is, and what was wrong with it
+    manifest: Entry[Mapping[str, Any]] = Entry(dict[str, Any], {})  # what its numbers depend on, besides its samples
+    samples: Entry[Mapping[str, Any]] = Entry(dict[str, Any], {})  # their number, and a digest of them
+    here: Entry[Mapping[str, Any]] = Entry(dict[str, Any], {})  # where the dataset is, and what was wrong with it
     summary: Entry[dict[str, dict[str, Any]]] = Entry(dict[str, dict[str, Any]], {})  # setting → numbers
 
 
@@ -359,11 +357,7 @@ def rows_in(out: Path, columns: Sequence[str] | None = None, where: str = "1", *
             "ORDER BY picture.place, row.rowid",
             *values,
         )
-        of_json = [place for place, name in enumerate(names) if kinds[name] == JSON]
-        of_bool = [place for place, name in enumerate(names) if kinds[name] == "BOOLEAN"]
+        read = [READ.get(kinds[name]) for name in names]
         for cells in found:
-            read = list(cells)
-            for places, made in ((of_json, json.loads), (of_bool, bool)):
-                for place in places:
-                    read[place] = None if read[place] is None else made(read[place])
-            yield dict(zip(names, read, strict=True))
+            of_columns = zip(names, read, cells, strict=True)
+            yield {name: cell if make is None or cell is None else make(cell) for name, make, cell in of_columns}

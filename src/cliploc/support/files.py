@@ -41,11 +41,6 @@ def read_text(path: str | os.PathLike[str]) -> str:
     return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def lines_of(path: str | Path) -> list[str]:
-    """The lines of a text file; errors as in `read_text`."""
-    return read_text(path).splitlines()
-
-
 def read_json(path: str | os.PathLike[str], kind: Any = Any) -> Any:
     """A JSON document in a file; see `parse_json`."""
     return parse_json(read_bytes(path), kind)

@@ -3,10 +3,10 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 from PIL import Image
@@ -54,16 +54,10 @@ class SettingEntry(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What numbers and reports need of a manifest."""
+    """What numbers and reports need of any manifest."""
 
-    document: Mapping[str, Any]  # all of it
     dataset: DatasetEntry
     settings: list[SettingEntry]
-
-    @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Self:
-        """As a run has it."""
-        return msgspec.convert({**document, "document": document}, cls)
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -175,24 +169,24 @@ def read_run(
 ) -> TaskRun:
     """Reads a benchmark's folder."""
     with open_run(folder) as run:
-        document, numbers = manifest_of(run), run.summary
+        manifest, numbers = manifest_of(run), run.summary
     if not numbers:
         raise UsageError(f"expected a finished cliploc benchmark in {folder}, got a stopped one: run its command again")
 
-    about = Manifest.of(document)
+    about = msgspec.convert(manifest, Manifest)
 
     def worst_last(entry: SettingEntry) -> float:
-        value = best(document, numbers[entry.id])
+        value = best(manifest, numbers[entry.id])
         return math.inf if value is None else -value  # 0 is a number, and a missing one is less than any
 
     ranked = sorted(about.settings, key=worst_last)
     settings = [SettingResult(each.id, each, numbers[each.id], i) for i, each in enumerate(ranked)]
-    return TaskRun(folder, document, tuple(settings), about.dataset)
+    return TaskRun(folder, manifest, tuple(settings), about.dataset)
 
 
-def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES) -> Path:
-    """Writes the files of a report into a folder; the last is the page."""
+def write_files(folder: Path, *texts: str) -> Path:
+    """Writes the files of a report into a folder: `FILES`, of which the last is the page."""
     with locked(folder):
-        for name, text in zip(names, texts, strict=True):
+        for name, text in zip(FILES, texts, strict=True):
             write_output(folder / name, text.encode("utf-8", "backslashreplace"), "--out")
-    return folder / names[-1]
+    return folder / FILES[-1]

@@ -152,9 +152,7 @@ def schema_of(columns: Columns) -> Any:
 
 def to_table(rows: Sequence[store.Row], columns: Columns) -> Any:
     """Rows as a `pyarrow.Table`; columns that a row does not have are null."""
-    pa, schema = arrow(), schema_of(columns)
-    arrays = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    return arrow().Table.from_pylist(rows, schema=schema_of(columns))
 
 
 def write_parquet(path: Path, rows: Iterable[store.Row], columns: Columns) -> None:

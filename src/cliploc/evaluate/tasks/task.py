@@ -15,17 +15,7 @@ from cliploc import __version__
 from cliploc.errors import CliplocError, UnknownNameError, UsageError
 from cliploc.evaluate.data import LabelledDataset, PromptedDataset, subsets
 from cliploc.evaluate.metrics import DEFAULT, Bootstrap
-from cliploc.evaluate.tasks import paired, report
-from cliploc.evaluate.tasks.rows import (
-    Columns,
-    PictureRow,
-    arrow,
-    cells_of,
-    place_of,
-    rows_of,
-    table_of,
-    write_parquet,
-)
+from cliploc.evaluate.tasks import paired, report, rows
 from cliploc.evaluate.tasks.tables import Best, Cell, number_cell, seven_digits, to_latex
 from cliploc.evaluate.tasks.worker import EvaluationWorker, EvaluatorOf
 from cliploc.registry import plugin_sources
@@ -65,9 +55,10 @@ class BenchmarkTask:
     kind: str  # as its manifest has it
     version: int  # of the format of manifest and summary
     files: Sequence[str]  # names of the files of its report
-    columns: Callable[[], Columns]  # of the rows, one for each picture and setting
-    row: Callable[[], type[PictureRow]] = lambda: PictureRow  # what the numbers need of a row
-    tally: Callable[[report.SettingEntry, report.Manifest], Tally] = lambda *_: Tally()  # counts the rows of a setting
+    columns: Callable[[], rows.Columns]  # of the rows, one for each picture and setting
+    row: Callable[[], type[rows.PictureRow]] = lambda: rows.PictureRow  # what the numbers need of a row
+    # makes what counts the rows of a setting
+    tally: Callable[[report.SettingEntry, report.DatasetEntry, Manifest], Tally] = lambda *_: Tally()
     # lines that explain the table; None: the meanings of its numbers
     legend: Callable[[Mapping[str, Summary], Manifest], list[str]] | None = None
     # the numbers that tables can have: key → title and meaning
@@ -171,7 +162,7 @@ def run_task(
     phase: str = "benchmark",
 ) -> BenchmarkResult:
     """Runs a task into a folder, or resumes it; `entries`: what the numbers depend on besides dataset and settings."""
-    arrow()  # refused now, not after hours
+    rows.arrow()  # refused now, not after hours
     of_rows = task.columns()
     shards = tuple(plan.shards_of(dataset.samples, shard_size))
     worker_of = partial(EvaluationWorker, evaluator_of, of_rows, dataset.root, tuple(setups))
@@ -223,17 +214,17 @@ def run_task(
 
         def save(part: Part) -> None:
             nonlocal done, left
-            samples, rows = shards[part.index].samples, msgspec.convert(part.content, list[PictureRow])
-            digests = {row.sample: row.blake2b for row in rows}
+            samples, found = shards[part.index].samples, msgspec.convert(part.content, list[rows.PictureRow])
+            digests = {row.sample: row.blake2b for row in found}
             places = enumerate((sample.id for sample in samples), part.index * shard_size)
             with run.transaction():
-                _forget(run, shards[part.index], {row.setting for row in rows})
+                _forget(run, shards[part.index], {row.setting for row in found})
                 run.insert("picture", [(place, name, digests[name], stamps[name]) for place, name in places])
-                run.insert("row", cells_of(part.content, of_rows))
+                run.insert("row", rows.cells_of(part.content, of_rows))
             done, left = done + 1, left - len(samples)
             notes.add(part.notes)
             # Each sample with its different reasons, for any number of settings.
-            for sample, reason in dict.fromkeys((row.sample, row.reason) for row in rows if not row.ok):
+            for sample, reason in dict.fromkeys((row.sample, row.reason) for row in found if not row.ok):
                 reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
 
         run.begin_session()
@@ -257,7 +248,7 @@ def _begun(
             f"{out} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
             "choose another --out"
         )
-    run, asked = store.open_run(out, (store.PICTURE, table_of(task.columns()))), manifest["settings"]
+    run, asked = store.open_run(out, (store.PICTURE, rows.table_of(task.columns()))), manifest["settings"]
     try:
         with run.transaction():
             if stored := run.manifest:  # settings are added to those of before
@@ -282,23 +273,23 @@ def _begun(
 def conclude(out: Path, run: store.Evaluation, task: BenchmarkTask) -> dict[str, Summary]:
     """Computes the numbers of all rows, and writes them and what other programs read."""
     manifest = store.manifest_of(run)
-    about = report.Manifest.of(manifest)
-    summary = summed_up(rows_of(out, task.row()), {one.id: task.tally(one, about) for one in about.settings})
-    run.summary = summary
+    about = msgspec.convert(manifest, report.Manifest)
+    tallies = {one.id: task.tally(one, about.dataset, manifest) for one in about.settings}
+    run.summary = summary = summed_up(rows.rows_of(out, task.row()), tallies)
     write_json(out / "summary.json", _document(task, summary))
     write_json(out / "manifest.json", manifest)
-    write_parquet(out / "rows.parquet", store.rows_in(out), task.columns())
+    rows.write_parquet(out / "rows.parquet", store.rows_in(out), task.columns())
     return summary
 
 
 def summed_up(
-    rows: Iterable[PictureRow], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT
+    found: Iterable[rows.PictureRow], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT
 ) -> dict[str, Summary]:
     """Computes the numbers of a run, setting → numbers; the rows may be in any order."""
     failed: dict[str, list[dict[str, str | None]]] = {name: [] for name in tallies}
     evaluated = dict.fromkeys(tallies, 0)
     image_of: dict[str, str] = {}
-    for row in rows:
+    for row in found:
         image_of[row.sample] = row.path or row.sample
         if row.ok:
             evaluated[row.setting] += 1
@@ -385,7 +376,7 @@ def _identity(sample: Sample | LabelledPicture | PromptedPicture, root: Path) ->
     if isinstance(sample, PromptedPicture):
         truth = [(label, boxes.tolist()) for label, boxes in sorted(sample.truth.items())]
         return sample.id, sample.size_wh, sample.labels, truth
-    masks = [place_of(mask, root) for mask in (*sample.masks, *([sample.ignore] if sample.ignore else []))]
+    masks = [rows.place_of(mask, root) for mask in (*sample.masks, *([sample.ignore] if sample.ignore else []))]
     return sample.id, sample.label, sample.size_wh, sample.boxes_xyxy.tolist(), len(sample.masks), masks
 
 

@@ -67,7 +67,7 @@ TASK = task.BenchmarkTask(
     report.FILES,
     box_columns,
     CountedRow.of_metrics,
-    lambda setting, run: BoxTally(setting.threshold, run.dataset.role == "tune"),
+    lambda setting, data, _: BoxTally(setting.threshold, data.role == "tune"),
     _legend,
     lambda _: {key: (number.title, number.about) for key, number in all_numbers().items()},
     _shown,

@@ -157,7 +157,7 @@ def write_boxes_report(folder: Path, *, pictures: bool = True) -> Path:
     csv = tables.numbers_csv(
         run, metrics.all_numbers(), (*taus, "images"), lambda setting: {"pretrained": setting.about.pretrained}
     )
-    return report.write_files(folder, (csv, tables.to_markdown(run.title("Boxes"), [table]), page))
+    return report.write_files(folder, csv, tables.to_markdown(run.title("Boxes"), [table]), page)
 
 
 def by_accuracy(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float | None:

@@ -70,7 +70,7 @@ TASK = task.BenchmarkTask(
     report.FILES,
     lambda: COLUMNS,
     lambda: ValueRow,
-    lambda _, run: ValueTally([*(numbers := Measures.in_(run.document).numbers)], next(iter(numbers.values())).best),
+    lambda *of: ValueTally([*(numbers := Measures.in_(of[-1]).numbers)], next(iter(numbers.values())).best),
     numbers=lambda run: {key: (number.title, number.about) for key, number in Measures.in_(run).numbers.items()},
     shown=lambda _, run: {key: one.title for key, one in Measures.in_(run).numbers.items() if one.visible},
     best=lambda key, run: Measures.in_(run).numbers[key].best,
@@ -269,7 +269,7 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:  
         curves=curves,
         legend=tables.legend((setting.index, setting.id) for setting in run.settings),
     )
-    return report.write_files(folder, (tables.numbers_csv(run, numbers, ()), tables.to_markdown(title, [table]), page))
+    return report.write_files(folder, tables.numbers_csv(run, numbers, ()), tables.to_markdown(title, [table]), page)
 
 
 def draw_curves(

@@ -181,16 +181,17 @@ class PresenceTally(task.Tally):
             np.eye(len(pictures), dtype=np.float32), _weighted_precision(scores, right, owner)
         )
         drawn |= {"average_precision": precision, "calibration_error": errors}
-        intervals = {key: _interval(values, bootstrap) for key, values in drawn.items()} | {
-            "ap50": coco_ends.get("ap50")
-        }
+        ends: dict[str, Any] = {"ap50": coco_ends.get("ap50")}
+        for key, values in drawn.items():  # of the replicates in which there is such a number
+            if values is not None and len(finite := values[np.isfinite(values)]):
+                ends[key] = bootstrap.quantiles(finite)
         present_found, absent_found, missed, absent, _ = of_names.sum(axis=0).astype(int).tolist()
         return {
             **numbers,
             "average_precision": average_precision(scores, right) if right.any() else None,
             "calibration_error": error,
             "ap50": coco.get("ap50"),
-            "confidence_95": {key: list(ends) for key, ends in intervals.items() if ends is not None},
+            "confidence_95": {key: list(of) for key in (*drawn, "ap50") if (of := ends.get(key)) is not None},
             "names": present_found + absent_found + missed + absent,
             "names_there": present_found + missed,
             "unknown": sum(len(picture.unknown) for picture in pictures),
@@ -252,12 +253,6 @@ def _weighted_precision(
     return precision
 
 
-def _interval(drawn: Floats | None, bootstrap: Bootstrap) -> tuple[float, float] | None:
-    """The interval of the replicates in which there is such a number."""
-    finite = None if drawn is None else drawn[np.isfinite(drawn)]
-    return bootstrap.quantiles(finite) if finite is not None and len(finite) else None
-
-
 # ------------------------------------------------------------------------------------------------------------- the page
 COUNTS = {
     "names": "names asked that the model knows",
@@ -292,7 +287,7 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
     )
 
     csv = tables.numbers_csv(run, NUMBERS, COUNTS)
-    return report.write_files(folder, (csv, tables.to_markdown(title, [table]), page))
+    return report.write_files(folder, csv, tables.to_markdown(title, [table]), page)
 
 
 def _reliability(bins_of: Mapping[int, Sequence[Mapping[str, float]]]) -> tables.Figure:

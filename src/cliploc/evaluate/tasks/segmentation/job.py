@@ -69,7 +69,7 @@ TASK = task.BenchmarkTask(
     report.FILES,
     lambda: COLUMNS,
     lambda: PixelRow,
-    lambda setting, run: PixelTally([one.name for one in run.dataset.classes], setting.known_classes),
+    lambda setting, data, _: PixelTally([one.name for one in data.classes], setting.known_classes),
     _legend,
     lambda _: NUMBERS,
     cell=lambda _, value: percent(value),
@@ -349,7 +349,7 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     )
     first, *others = NUMBERS
     csv = numbers_csv(run, [first], others, lambda setting: {"refine": " ".join(setting.about.refine)})
-    return report.write_files(folder, (csv, to_markdown(title, tables), page))
+    return report.write_files(folder, csv, to_markdown(title, tables), page)
 
 
 def _confusions(run: report.TaskRun) -> Table | None:
