@@ -99,7 +99,7 @@ def run_benchmark(
 
 
 def unfit_for_setup(setup: plan.ModelSetup, method: str) -> str | None:
-    """Why a method does not run on a setup, as far as that is known without loading the model; for `Grid.settings`."""
+    """Why a method does not run on a setup, as far as that is known without loading the model; for `expand_grid`."""
     chosen = find(method)
     trained = set() if setup.head is None else {heads.read_config(setup.head).method}
     if trained and chosen.name not in trained:

@@ -377,7 +377,8 @@ def _examples(run: report.TaskRun, pictures: bool) -> list[dict[str, Any]]:
     for sample in chosen:
         present = {name: rows[sample, name] for name in visible if (sample, name) in rows}
         first = next(iter(present.values()))
-        maps = {"true": _labels(first.true_preview), **{name: _labels(row.preview) for name, row in present.items()}}
+        previews = {"true": first.true_preview, **{name: row.preview for name, row in present.items()}}
+        maps = {name: np.asarray(small_png(png, 1024)) for name, png in previews.items()}
         size = fit_within((first.width, first.height), SIDE)
         photograph = run.photograph(first.path, size) if pictures else None
         figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
@@ -396,7 +397,3 @@ def class_colours(classes: Sequence[str]) -> npt.NDArray[np.uint8]:
     with_background = classes[0] == "background"
     table[: len(classes)] = palette(len(classes) + 1)[not with_background :][: len(classes)]
     return table
-
-
-def _labels(png: bytes) -> np.ndarray[Any, Any]:
-    return np.asarray(small_png(png, 1024))
