@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.metrics import Bootstrap, checked_map, ratio
+from cliploc.evaluate.metrics import Bootstrap, checked_map, known_mean
 from cliploc.evaluate.tasks import evaluate, paired, report, tables, task, worker
 from cliploc.evaluate.tasks.faithfulness.measure import STEPS, Axis, Faithfulness, Number, SeenPicture
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
@@ -171,20 +171,15 @@ class ValueTally(task.Tally):
         curves: dict[str, list[Sequence[float | None]]] = {}
         for name, curve in (curve for row in rows for curve in row.curves.items()):
             curves.setdefault(name, []).append(curve)
+        # The mean score at each place `[T]`, of scores `[n, T]`; None is NaN.
+        mean_of = {name: known_mean(np.array(of_name, np.float64)).tolist() for name, of_name in curves.items()}
         return {
             **means,
             "confidence_95": ends,
-            "curves": {name: {"mean": _mean(of_name)} for name, of_name in curves.items()},
+            "curves": {name: {"mean": [None if np.isnan(one) else one for one in of]} for name, of in mean_of.items()},
             **({"measured": measured} if measured else {}),
             **counts,
         }
-
-
-def _mean(curves: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """The mean score at each place; None where no curve has one."""
-    scores = np.array(curves, np.float64)  # [n, T]; None is NaN
-    means = ratio(np.nansum(scores, axis=0), np.isfinite(scores).sum(axis=0))
-    return [score if np.isfinite(score) else None for score in means.tolist()]
 
 
 # --------------------------------------------------------------------------------------------- maps made by other tools
