@@ -5,8 +5,8 @@ windows or regions (z-scores), becomes the chance that the name is there; see `c
 COCO's names, and sentences for pictures of no object. Each is embedded in one sentence, "a photo of a {}.", and so is
 the requested name, whatever templates a localizer has. Rivals of a name are the bank without names that share a synonym
 with it or its contrast, are read as it, or that the model cannot know, and without the tenth of the bank that is
-nearest to it ("golden retriever" must not count against "dog"). Of a model that nothing was fitted
-to, the bank is every eighth of these texts: a large text tower needs minutes for all.
+nearest to it ("golden retriever" must not count against "dog"). Where nothing was fitted to a model whose text tower
+reads its whole context each time (SigLIP's), the bank is every eighth of these texts: all take minutes.
 """
 
 import math
