@@ -24,6 +24,7 @@ from cliploc.evaluate.tasks.task import summed_up
 from cliploc.evaluate.tasks.worker import NameEvaluator
 from cliploc.find.calibration import OF_BOX, OF_NAME, load_calibration, package_calibration, reliability
 from cliploc.label.results import reviewed_pictures
+from cliploc.localizer import Localizer
 from cliploc.runs.picture_files import PromptedPicture
 from cliploc.runs.store import rows_in
 from cliploc.support.reporter import SILENT
@@ -306,6 +307,14 @@ def test_examples_know_synonyms_and_the_size_that_boxes_belong_to():
     assert sum(scaled["right"]) >= 1
     plain = row((0,), {0: own[None]}, (width, height))
     assert sum(plain["right"]) == sum(scaled["right"])
+
+
+def test_what_is_fitted_reads_the_whole_bank(gap):
+    localizer = Localizer(gap, method="cam", second_look=True)
+    setup, setting = as_setting(localizer)
+    evaluator = ExamplesEvaluator(["cat"], setup, [setting], None)
+    banks = [one.describe()["second_look"]["bank"] for one in (localizer, evaluator.localizer)]
+    assert banks == ["1, every 8", 1]
 
 
 @pytest.fixture(scope="module")

@@ -148,6 +148,10 @@ class ExamplesEvaluator(worker.NameEvaluator):
 
     keep_maps = True  # the second look goes with the maps
 
+    def __init__(self, *made: Any) -> None:
+        super().__init__(*made)
+        self.localizer.flow.bank.every = 1  # what is fitted reads the whole bank
+
     def evaluate(self, seen: worker.Query, heat: Localization | None, *_: Any) -> store.Row:
         if heat is None:
             return {column.name: [] for column in fields(Examples)}
