@@ -131,7 +131,9 @@ def test_where_no_chance_is_fitted_every_eighth_text_is_embedded(gap, tmp_path):
     asked.clear()
     fitted(TALL, ["a dog"])
     assert asked[:42] == sentences
-    assert [one.describe()["first_look"]["bank"] for one in (guessing, fitted)] == ["1, every 8", 1]
+    gap.packs_texts = True  # texts take seconds
+    packing = build(gap, min_presence=0.5)
+    assert [one.describe()["first_look"]["bank"] for one in (guessing, fitted, packing)] == ["1, every 8", 1, 1]
 
 
 def test_a_part_of_the_bank_counts_as_the_whole_in_ranks(gap):
