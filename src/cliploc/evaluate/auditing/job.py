@@ -58,7 +58,7 @@ class Picture:
     x1: float
     y1: float
     outside: float | None = None  # share of the evidence outside the thing
-    lean: float | None = None  # share of the cosine that goes with the background
+    lean: float | None = None  # how far the background raises the prediction's cosine in other pictures
     risk: float | None = None  # that the prediction is lost with another background
     baseline: float | None = None  # the same by the box's size and the margin alone
     swapped_1: str | None = None  # the prediction with the background of another picture
@@ -81,11 +81,16 @@ class Audited:
         rows = [["name", "pictures", "lean", "interval", "others", "risk", "", "around"]]
         for one in self.names:
             if one.low is not None and one.high is not None and one.others is not None:
-                lean, others, interval = f"{one.lean:.2f}", f"{one.others:.2f}", f"{one.low:.2f} to {one.high:.2f}"
+                lean, others, interval = f"{one.lean:.3f}", f"{one.others:.3f}", f"{one.low:.3f} to {one.high:.3f}"
                 flagged = "leans on the background" if one.flagged else ""
                 numbers = (f"{one.pictures:,}", lean, interval, others, f"{one.risk:.2f}")
                 rows.append([one.name, *numbers, flagged, one.surroundings])
         return rows
+
+    def told_apart(self) -> list[list[str]]:
+        """A row for each pair of names that the background alone tells apart; the first has titles."""
+        rows = ([one.first, one.second, f"{one.auroc:.2f}", f"{one.low:.2f} to {one.high:.2f}"] for one in self.pairs)
+        return [["name", "name", "AUROC", "interval"], *rows]
 
     def lines(self) -> list[str]:
         """What was judged, in sentences."""
@@ -150,7 +155,12 @@ def audit(
             write_json(target / JSON, audited.document())
             worst = [row for row in audited.pictures[:ON_PAGE] if row.risk is not None]
             shown = [(row, json.loads(store.rows(DRAWN, row.picture)[0][0])) for row in worst]
-            about = {"lines": audited.lines(), "table": audited.table(), "pairs": audited.pairs, "swap": swap}
+            about: dict[str, Any] = {
+                "lines": audited.lines(),
+                "table": audited.table(),
+                "pairs": audited.told_apart(),
+                "swap": swap,
+            }
             write_text(target / PAGE, TEMPLATES.render("audit.html", title="Thing or background", shown=shown, **about))
     return audited
 
@@ -225,7 +235,7 @@ class _Audit:
         swapped = auditor.swapped(seen, donors[: measure.DONORS])
         known = auditor.facts(seen, swapped)
         risk, baseline = float(auditor.risk(known)[0]), float(auditor.baseline(known[:, :2])[0])
-        lean = 1 - float((swapped[measure.DONORS : -1] @ auditor.texts[seen.first]).mean()) / max(seen.cosine, 1e-6)
+        lean = auditor.lean(seen, donors[: measure.DONORS], swapped)
         facts: dict[str, Any] = {"outside": seen.outside(), "lean": lean, "risk": risk, "baseline": baseline}
         drawn = [embedded(_drawn(seen), name, quality=75)]
         if self.swap:

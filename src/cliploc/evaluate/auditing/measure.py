@@ -29,7 +29,7 @@ from cliploc.towers.tower import Needs, Trace, as_transformer, block_at
 from cliploc.values import Floats, TextSet
 
 DONORS = 12  # other pictures whose features stand for the background
-BARE = 3  # of these, whose features do without the thing that they show
+CARRIED = 6  # of these, whose things get the picture's background
 SWAPS = 2  # other pictures whose pixels do
 TrueBoxes = Mapping[str, Sequence[tuple[str, Sequence[float]]]]  # picture → names and boxes
 FULL = 0.98  # share of the input from which a thing leaves no background
@@ -49,7 +49,6 @@ class Seen:
     trace: Trace  # with the stage whose features are swapped
     first: int  # the name that is predicted
     second: int  # the next one
-    cosine: float  # with the first
     margin: float  # over the second
     xyxy: Floats  # [m, 4] the thing's boxes; of one that is not found, the picture
     box: str  # where they are from: "found", "true", or "none" if they leave no background
@@ -128,31 +127,33 @@ class Auditor:
         if given := true.get(str(item.id)):
             own = [one for name, one in given if name == self.names[first]]
             box, xyxy = "true", np.array(own or [one for _, one in given], float)
-        seen = Seen(item, trace, first, second, cosine, cosine - runner_up, xyxy, box, explained.relu())
+        seen = Seen(item, trace, first, second, cosine - runner_up, xyxy, box, explained.relu())
         return replace(seen, box="none") if seen.area() >= FULL else seen
 
     def swapped(self, seen: Seen, donors: Sequence[Seen]) -> Tensor:
-        """`[DONORS + BARE + 1, D]`: the thing on donors, on some without their things, the background alone."""
-        inside = seen.cover(*seen.trace.features[self._stage].shape[-2:])  # [h, w]
-        others = [donor.trace.features[self._stage] for donor in donors] + [*map(self._bare, donors[:BARE])]
-        on_others = seen.trace.features[self._stage] * inside + torch.cat(others) * (1 - inside)  # [n, C, h, w]
-        mixed = torch.cat([on_others, self._bare(seen)])
+        """`[n + CARRIED + 1, D]`: the thing on n donors, things of some of them on its background, that alone."""
+        own = seen.trace.features[self._stage]  # [1, C, h, w]
+        inside, *things = (one.cover(*own.shape[-2:]) for one in (seen, *donors[:CARRIED]))  # [h, w]
+        around = (own * (1 - inside)).sum(dim=(2, 3), keepdim=True) / (1 - inside).sum().clamp(min=1e-6)
+        alone = own * (1 - inside) + around * inside
+        others = [donor.trace.features[self._stage] for donor in donors]
+        on_others = [own * inside + other * (1 - inside) for other in others]
+        carried = [other * thing + alone * (1 - thing) for other, thing in zip(others, things, strict=False)]
+        mixed = torch.cat([*on_others, *carried, alone])
         entering = {block: tokens.expand(len(mixed), -1, -1) for block, tokens in seen.trace.entering.items()}
         with torch_modes(self._backbone.device):
             return self._backbone.head(mixed, replace(seen.trace, entering=entering), self._stage)
-
-    def _bare(self, seen: Seen) -> Tensor:
-        """`[1, C, h, w]` of a picture where the thing is replaced by the mean of what is around it."""
-        features = seen.trace.features[self._stage]
-        outside = 1 - seen.cover(*features.shape[-2:])
-        around = (features * outside).sum(dim=(2, 3), keepdim=True) / outside.sum().clamp(min=1e-6)
-        return features * outside + around * (1 - outside)
 
     def facts(self, seen: Seen, swapped: Tensor) -> Floats:
         """`[1, 3]`, what the risk is told from; see `RISK`."""
         margins = self.margins(swapped[:DONORS], seen.first)
         lost = float((-self._backbone.logit_scale * margins).sigmoid().mean())
         return np.array([[np.log(max(seen.area(), 1e-4)), seen.margin, lost]])
+
+    def lean(self, seen: Seen, donors: Sequence[Seen], swapped: Tensor) -> float:
+        """How far the background raises the cosine of the predicted name in other pictures."""
+        before = torch.cat([donor.trace.embedding for donor in donors[:CARRIED]])
+        return float(((swapped[len(donors) : -1] - before) @ self.texts[seen.first]).mean())
 
     def margins(self, embeddings: Tensor, name: int) -> Tensor:
         """How far a name lies above the best other one, `[n]`."""

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import mannwhitneyu, t
+from scipy.optimize import brentq
+from scipy.stats import mannwhitneyu, norm, t
 
 from cliploc.values import FloatArray, Floats, IntArray
 
 FEWEST = 5  # pictures of a name, below which nothing is said of it
 ERROR = 0.05  # chance that any name, or any pair, is flagged by chance
-LEAST = 0.05  # share of the cosine by which a flagged name leans more than the others; chosen on ilsvrc_val_dev
+LEAST = 0.005  # cosine by which a flagged name leans more than the others; chosen on ilsvrc_val_dev
 RELATED = 0.1  # of the bank: what is too near to a name to be its surroundings
 NAMED = 3  # surroundings of a name
 STUFF = (  # what the bank of other names lacks
@@ -27,7 +28,7 @@ class Name:
 
     name: str
     pictures: int  # judged ones in which it is predicted
-    lean: float  # the share of its cosine that goes with the background
+    lean: float  # how far its pictures' backgrounds raise its cosine in other pictures
     low: float | None  # of the interval of `lean`, which is widened for the number of names; None of too few pictures
     high: float | None
     others: float | None  # `lean` of all other names
@@ -43,6 +44,8 @@ class Pair:
     first: str
     second: str
     auroc: float  # higher than by chance, for the number of pairs
+    low: float  # of its interval, which is widened for the number of pairs
+    high: float
 
 
 def leaning(
@@ -86,5 +89,18 @@ def told_apart(names: Sequence[str], first: IntArray, alone: FloatArray) -> list
         differences = [alone[first == own, a] - alone[first == own, b] for own in (a, b)]
         test = mannwhitneyu(*differences, alternative="greater")  # its statistic counts pairs of pictures in order
         if test.pvalue * len(pairs) < ERROR:
-            found.append(Pair(names[a], names[b], float(test.statistic / len(differences[0]) / len(differences[1]))))
+            m, n = map(len, differences)
+            auroc = float(test.statistic) / m / n
+            found.append(Pair(names[a], names[b], auroc, *_interval(auroc, m, n, norm.ppf(1 - ERROR / 2 / len(pairs)))))
     return sorted(found, key=lambda pair: -pair.auroc)
+
+
+def _interval(auroc: float, m: int, n: int, errors: float) -> tuple[float, float]:
+    """AUROCs from which that of m and n values is so many standard errors away (Newcombe 2006, method 5)."""
+
+    def beyond(true: float) -> float:
+        pairs = ((m + n) / 2 - 1) * ((1 - true) / (2 - true) + true / (1 + true))
+        return (true - auroc) ** 2 - errors**2 * true * (1 - true) * (1 + pairs) / m / n
+
+    low, high = max(auroc - 1e-9, 0.0), min(auroc + 1e-9, 1.0)
+    return float(brentq(beyond, 0, low)), 1.0 if high == 1 else float(brentq(beyond, high, 1))
