@@ -34,10 +34,10 @@ def read(root: Path) -> Data:
     localizer = Localizer("mini", recipe="fast")
     text = localizer.embed_names(names).cpu().numpy()
     text[[names.index(name) for name in localizer.unknown_names(names)]] = np.nan
-    read = [read_picture(localizer, load(one.path).image, one.xyxy, range(len(one.xyxy)), names) for one in pictures]
+    tower = localizer.backbone
+    read = [read_picture(tower, load(one.path).image, one.xyxy, range(len(one.xyxy))) for one in pictures]
     boxes, counts = [one.xyxy for one in pictures], np.array([len(one.xyxy) for one in pictures])
     starts = np.cumsum(counts) - counts
-    found = [each.drafts for each in read]
     numbers = range(len(pictures))
     size = np.array([one.size_wh for one in pictures])
     joined = Reading(*map(np.concatenate, zip(*read, strict=True)))
@@ -47,22 +47,11 @@ def read(root: Path) -> Data:
         "boxes": np.concatenate(boxes),
         "labels": np.array([names.index(one.boxes[i].name) for one in pictures for i in one.readable]),
         "pictures": np.repeat(numbers, counts),
-        "of_pictures": np.repeat(numbers, [len(each) for each in found]),  # [k] of drafts
+        "of_pictures": np.repeat(numbers, [len(each.regions) for each in read]),  # [k] of regions
         "size": size,
         "text": text,
-        "scale": float(localizer.backbone.logit_scale),
+        "scale": float(tower.logit_scale),
     }
-
-
-def names_of(data: Data, given: Any, drafts: bool = False, shown: Any = slice(None)) -> wrong_labels.Names:
-    """What the names of some boxes are judged to be, and then those of drafts, if they count."""
-    of_drafts = slice(None) if drafts else slice(0)
-    boxes = np.concatenate([data["boxes"][shown], data["drafts"][of_drafts, :4]])
-    pictures = np.concatenate([data["pictures"][shown], data["of_pictures"][of_drafts]])
-    sizes = (boxes[:, 2:] - boxes[:, :2]) / data["size"][pictures]
-    features = np.concatenate([data["features"][shown], data["of_drafts"][of_drafts]])
-    labels = np.concatenate([given[shown], np.full(len(pictures) - len(given[shown]), wrong_labels.DRAFT)])
-    return wrong_labels.wrong_names(features, data["text"], sizes, labels, pictures, float(data["scale"]))
 
 
 def renamed(true: Any, pictures: Any, kind: str, rng: np.random.Generator, share: float) -> Any:
@@ -80,7 +69,10 @@ def renamed(true: Any, pictures: Any, kind: str, rng: np.random.Generator, share
 def names_trial(data: Data, kind: str, seed: int, share: float) -> tuple[Floats, Any]:
     """Chances of all boxes, and whether each is wrong."""
     given = renamed(data["labels"], data["pictures"], kind, np.random.default_rng(seed), share)
-    return names_of(data, given).chance, given != data["labels"]
+    boxes, pictures = data["boxes"], data["pictures"]
+    sizes = (boxes[:, 2:] - boxes[:, :2]) / data["size"][pictures]
+    names = wrong_labels.wrong_names(data["features"], data["text"], sizes, given, pictures, float(data["scale"]))
+    return names.chance, given != data["labels"]
 
 
 def places_trial(data: Data, seed: int, share: float) -> tuple[Floats, Any]:
@@ -92,28 +84,31 @@ def places_trial(data: Data, seed: int, share: float) -> tuple[Floats, Any]:
     return wrong_labels.wrong_places(edges, pictures, data["moved"][~chosen], pictures[owners[~chosen]]), bad
 
 
-def missing_trial(data: Data, seed: int, share: float, by_score: bool = False) -> tuple[Floats, Any]:
-    """Chances of drafts, and whether each overlaps a hidden label of its name.
+def missing_trial(data: Data, seed: int, share: float, by_picture: bool = False) -> tuple[Floats, Any]:
+    """Chances of missing labels, and whether each overlaps a hidden one of its name.
 
-    With `by_score` as ../shared/proto/check_labels.py has it: the surest drafts that no label overlaps come first, and
-    one is right that names what misses a label anywhere in its picture.
+    With `by_picture` one is right that names what misses a label anywhere in its picture: the measure of
+    ../shared/proto/check_labels.py.
     """
     shown = np.random.default_rng(seed).random(len(data["labels"])) >= share
-    drafts, labels = data["drafts"], data["labels"]
-    explained, matched, right, named = (np.zeros(len(drafts), bool) for _ in range(4))
-    apart = np.ones(len(drafts))
-    for picture in np.unique(data["of_pictures"]):
-        here, own = data["of_pictures"] == picture, data["pictures"] == picture
-        some, visible, hidden = drafts[here], own & shown, own & ~shown
-        explained[here], matched[here], apart[here] = wrong_labels.compare(
-            some, data["boxes"][visible], labels[visible]
-        )
-        right[here] = wrong_labels.compare(some, data["boxes"][hidden], labels[hidden])[0]
-        named[here] = np.isin(some[:, 4], labels[hidden])
-    if by_score:
-        return np.where(apart >= 0.9, drafts[:, 5], 0), named
-    logits = names_of(data, labels, drafts=True, shown=shown).logits[shown.sum() :]
-    return wrong_labels.missing_labels(logits, drafts, explained, matched, apart), right & ~explained
+    of, boxes, given, hidden = [], [], [], []
+    for picture in range(len(data["size"])):
+        own, here = data["pictures"] == picture, data["of_pictures"] == picture
+        visible = own & shown
+        none = np.zeros((0, data["edges"].shape[1]))
+        of.append(Reading(data["features"][visible], none, none, none, data["regions"][here], data["of_regions"][here]))
+        boxes.append(data["boxes"][visible])
+        given.append(data["labels"][visible])
+        hidden.append(own & ~shown)
+    names = wrong_labels.names_of_regions(of, boxes, given, data["size"], data["text"], float(data["scale"]))
+    chances, right = [], []
+    for missing, own in zip(wrong_labels.missing_labels(of, boxes, given, names), hidden, strict=True):
+        for one in missing:
+            same = own & (data["labels"] == one.name)
+            share_of, iou = wrong_labels.shared(np.array([one.xyxy]), data["boxes"][same])
+            chances.append(one.chance)
+            right.append(same.any() if by_picture else (share_of > wrong_labels.EXPLAINED).any())
+    return np.array(chances), np.array(right)
 
 
 def report(title: str, trial: Callable[..., tuple[Floats, Any]], seeds: int, first: int) -> None:
@@ -146,8 +141,8 @@ def main() -> None:
     for kind in KINDS:
         report(f"name: {kind}", partial(names_trial, data, kind, share=options.share), options.seeds, FIRST)
     report("badly placed", partial(places_trial, data, share=options.share), options.seeds, FIRST)
-    for title, by_score in (("missing", False), ("missing, as the prototype", True)):
-        trial = partial(missing_trial, data, share=options.share, by_score=by_score)
+    for title, by_picture in (("missing", False), ("missing, by the picture", True)):
+        trial = partial(missing_trial, data, share=options.share, by_picture=by_picture)
         report(title, trial, options.seeds, FIRST_MISSING)
 
 
