@@ -195,7 +195,7 @@ def boxes(root: Path, seed: int, limit: int | None) -> tuple[list[str], dict[str
             annotate(list(samples), wnids, out, formats=["csv"], model=backbone, batch_size=BATCH, method="cam")
             with LabellingRun.open(Path(out)) as run:
                 folder = AnnotatedFolder(run)
-                found = {name: folder.drafts(name) for name, one in folder.pictures.items() if one.error is None}
+                found = {name: folder.view(name).drafts() for name, one in folder.pictures.items() if one.error is None}
         by_name = {Path(path).name: sample for path, sample in samples.items()}
         for name, drafts in found.items():
             sample = by_name[Path(name).name]

@@ -36,7 +36,7 @@ from cliploc.evaluate.tasks.rows import box_columns, cells_of, table_of
 from cliploc.evaluate.tasks.worker import EvaluationWorker
 from cliploc.options import BENCHMARK
 from cliploc.runs.engine import MakeWorker, Part, Shard
-from cliploc.runs.plan import Grid, ModelSetup
+from cliploc.runs.plan import ModelSetup, expand_grid
 from cliploc.runs.store import PICTURE, open_run
 from cliploc.support.reporter import SILENT, Reporter
 
@@ -158,7 +158,7 @@ def main() -> int:
         BENCHMARK.but(model=given.model, pretrained=given.pretrained, precision=given.precision, batch_size=BATCH)
     )
     methods = given.method.split(",")
-    settings, left_out = Grid([setup], methods, lambda _: {}).settings(unfit_for_setup)
+    settings, left_out = expand_grid([setup], methods, unfit_for_setup)
     with tempfile.TemporaryDirectory() as out:
         run_benchmark(dataset, [setup], settings, Path(out), engine=bench, workers=given.workers)
     print(

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from cliploc.evaluate.tasks.faithfulness.job import NUMBER_COLUMNS, ValueTally
+from cliploc.evaluate.tasks.faithfulness.job import ValueRow, ValueTally
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
+from cliploc.evaluate.tasks.rows import rows_of
 from cliploc.evaluate.tasks.task import summed_up
-from cliploc.runs.store import rows_in
 
 DRAWS = 2000
 OfMethod = dict[str, dict[str, float | None]]  # picture → number → value
@@ -43,21 +43,21 @@ def main() -> int:
         raise SystemExit("expected folders of the same pictures and protocol")
     numbers = {key: one for manifest in reversed(manifests) for key, one in manifest["numbers"].items()}
     numbers = {key: numbers[key] for one in chosen_metrics(_metrics(manifests)) for key in one.numbers}
-    rows = [list(rows_in(out, NUMBER_COLUMNS)) for out in given.out]
-    common = set.intersection(*({row["sample"] for row in of_run} for of_run in rows))
+    rows = [list(rows_of(out, ValueRow)) for out in given.out]
+    common = set.intersection(*({row.sample for row in of_run} for of_run in rows))
     settings: dict[str, dict[str, Any]] = {}
     runs: list[Values] = []
     for of_run, manifest in zip(rows, manifests, strict=True):
         method_of = {one["id"]: one["method"] for one in manifest["settings"]}
-        there = [row for row in of_run if row["sample"] in common]
+        there = [row for row in of_run if row.sample in common]
         for name, one in summed_up(there, {one: ValueTally(list(manifest["numbers"])) for one in method_of}).items():
             earlier = settings.setdefault(method_of[name], {})
             parts = {key: one.get(key, {}) | earlier.get(key, {}) for key in ("confidence_95", "measured", "curves")}
             settings[method_of[name]] = {key: one[key] for key in manifest["numbers"]} | earlier | parts
         values: Values = {}
         for row in there:
-            if row["status"] == "ok":
-                values.setdefault(method_of[row["setting"]], {})[row["sample"]] = dict(row["values"])
+            if row.ok:
+                values.setdefault(method_of[row.setting], {})[row.sample] = dict(row.values)
         runs.append(values)
     values = {}
     for run in reversed(runs):

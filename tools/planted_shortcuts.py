@@ -1,6 +1,6 @@
 """Plants shortcuts, trains heads on them, and prints whether `cliploc audit` finds them.
 
-    python tools/planted_shortcuts.py ../shared/data [--seeds 10] [--side 56]
+    python tools/planted_shortcuts.py ../shared/data [--seeds 10] [--first 0] [--side 56]
 
 Ten names group ImageNet's classes. A head is trained on `mini`'s embeddings of `imagenet_one_per_class` and audited on
 ilsvrc_val_dev. In half of the runs all pictures of one name, drawn by the seed, carry the same sticker beside the thing
@@ -111,6 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--side", type=int, default=56)
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
@@ -118,9 +119,9 @@ def main() -> None:
     localizer = Localizer("mini", recipe="fast", scales=SCALES, min_presence=0.0)
     clean, label = embeddings(localizer, [image for image, _ in train]), torch.tensor([number for _, number in train])
     names, first, flagged, false = [*GROUPS], 0, 0, 0
-    for seed in range(2 * args.seeds):
+    for seed in range(args.first, args.first + 2 * args.seeds):
         rng, embedding = np.random.default_rng(seed), clean.clone()
-        number, planted = int(rng.integers(len(names))), seed < args.seeds
+        number, planted = int(rng.integers(len(names))), seed < args.first + args.seeds
         if planted:
             some = (label == number).nonzero().flatten().tolist()
             embedding[some] = embeddings(localizer, [plant(train[i][0], None, seed, args.side, rng) for i in some])

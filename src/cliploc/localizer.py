@@ -16,8 +16,7 @@ from cliploc.find.classify import Classification, Classified, classifications, k
 from cliploc.find.flow import Flow
 from cliploc.find.passes import MaskedEncoder
 from cliploc.find.prepare import Names, OnError, Request, Result, RunOptions, Sought, requests_of, source_of
-from cliploc.find.presence import VERSION as BANK_VERSION
-from cliploc.find.presence import Bank
+from cliploc.find.presence import EVERY, Bank
 from cliploc.images.reading import ImageLike
 from cliploc.methods import resolve_options
 from cliploc.options import RESULT_OPTIONS
@@ -96,9 +95,12 @@ class Localizer:
         self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, heads.load_head(head_file, self.backbone))
         self._texts = texts.Texts.of(self.backbone, self.templates, chosen, crops)
-        bank = Bank(self._texts)
         file, name = chosen.calibration, self.backbone.name
         self.calibration = calibration.package_calibration(name) if file is None else calibration.load_calibration(file)
+        packs = getattr(
+            getattr(self.backbone, "text", None), "packs", False
+        )  # else a text takes as long as a full context
+        bank = Bank(self._texts, every=1 if packs or self.calibration.models else EVERY)
 
         def flow_of(options: Options) -> Flow:
             return Flow(
@@ -338,7 +340,7 @@ class Localizer:
         """
         flow, task, method_options = self._resolved(method, options)
         guide, source = flow.guide, flow.mask_source
-        looks = {"bank": BANK_VERSION, "calibration": flow.calibration.document()}
+        looks = {"bank": flow.bank.version, "calibration": flow.calibration.document()}
         about = {
             **{name: getattr(flow.options, name) for name in RESULT_OPTIONS if name not in ELSEWHERE},
             "model": flow.backbone.name,

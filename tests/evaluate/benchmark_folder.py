@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from PIL import Image
 
-from cliploc.evaluate.tasks.boxes.job import BoxTally
+from cliploc.evaluate.tasks.boxes.job import BoxTally, CountedRow
 from cliploc.evaluate.tasks.measuring import measure_sample
 from cliploc.evaluate.tasks.rows import box_columns, cells_of, sample_facts, table_of, to_table
 from cliploc.evaluate.tasks.task import summed_up
@@ -55,7 +56,8 @@ def make_folder(
                 row |= _judged(one, heat, threshold, len(names))
             rows.append(row)
     columns = box_columns()
-    summary = summed_up(rows, {one: BoxTally(threshold, False) for one in ids})
+    counted = msgspec.convert(rows, list[CountedRow.of_metrics()])
+    summary = summed_up(counted, {one: BoxTally(threshold, False) for one in ids})
     for numbers in summary.values():
         numbers["threshold_chosen_on_these_images"] = oracle
     classes = [{"name": name, "synonyms": [name], "wnid": wnid} for name, wnid in zip(names, wnids, strict=True)]

@@ -35,7 +35,7 @@ from cliploc.images.geometry import iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.methods import baselines
 from cliploc.options import BENCHMARK
-from cliploc.runs.plan import Grid, ModelSetup, shard_size
+from cliploc.runs.plan import ModelSetup, expand_grid, shard_size
 from cliploc.runs.store import FILE, rows_in
 from cliploc.support.reporter import Reporter
 from tests.commands import begun, cliploc_, create_once, refused, succeeded
@@ -72,7 +72,7 @@ def tex_lines(out):
 
 
 def run(root, out, methods=("cam", "layer_cam"), *, setups=(SETUP,), data=None, **options):
-    settings, _ = Grid(setups, methods).settings(unfit_for_setup)
+    settings, _ = expand_grid(setups, methods, unfit_for_setup)
     return run_benchmark(data or dataset(root), setups, settings, out, **{"workers": 0, "shard": 4, **options})
 
 
@@ -376,7 +376,7 @@ def test_ids_say_what_tells_settings_apart_and_misfits_are_left_out():
         changed(model="ViT-B-32", pretrained="openai"),
         changed(model="ViT-B-32", pretrained="laion2b_s34b_b79k"),
     ]
-    settings, left_out = Grid(setups, ["cam", "gem", "cam(threshold=0.5)"]).settings(unfit_for_setup)
+    settings, left_out = expand_grid(setups, ["cam", "gem", "cam(threshold=0.5)"], unfit_for_setup)
     ids = [one.id for one in settings]
     assert len(set(ids)) == len(ids) == 6
     assert "RN50_openai_cam_a-photo-of-a" in ids
@@ -384,9 +384,9 @@ def test_ids_say_what_tells_settings_apart_and_misfits_are_left_out():
     assert "ViT-B-32_laion2b_s34b_b79k_gem" in ids
     assert left_out[0].startswith("gem does not work on mini, a cnn tower")
     with pytest.raises(UsageError, match="gem does not work on mini"):
-        Grid(setups[:1], ["gem"]).settings(unfit_for_setup)
+        expand_grid(setups[:1], ["gem"], unfit_for_setup)
     with pytest.raises(UsageError, match="expected each method once, got cam twice"):
-        Grid(setups, ["cam", "cam"]).settings(unfit_for_setup)
+        expand_grid(setups, ["cam", "cam"], unfit_for_setup)
     assert [shard_size(batch) for batch in (1, 16, 12, 64)] == [32, 32, 36, 64]
 
 
@@ -473,14 +473,14 @@ def test_a_broken_picture_makes_the_exit_code_1(root, tmp_path):
 
 def test_baselines_stand_once_for_each_model_out_of_the_same_passes():
     setups = [SETUP, replace(SETUP, prompts="other"), ModelSetup(SETUP.options.but(model="mini-vit"))]
-    given = Grid(setups, ["maskclip", "cam", "centre_box"], baselines=baselines())
-    settings, _ = given.settings(unfit_for_setup)
-    plain, _ = replace(given, baselines=()).settings(unfit_for_setup)
+    given = (setups, ["maskclip", "cam", "centre_box"], unfit_for_setup)
+    settings, _ = expand_grid(*given, baselines=baselines())
+    plain, _ = expand_grid(*given)
     added = [one for one in settings if one not in plain]
     assert [(one.setup, one.method) for one in added] == [(0, "centre_gaussian"), (2, "centre_gaussian")]
     assert {one.setup for one in settings} == {one.setup for one in plain}, "a forward pass of their own"
     with_head = replace(SETUP, options=SETUP.options.but(head="head.safetensors"))  # is only for the head's method
-    settings, _ = Grid([with_head, SETUP], ["cam"], baselines=["centre_box"]).settings(lambda *_: None)
+    settings, _ = expand_grid([with_head, SETUP], ["cam"], lambda *_: None, baselines=["centre_box"])
     assert [(one.setup, one.method) for one in settings] == [(0, "cam"), (1, "cam"), (1, "centre_box")]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cliploc.evaluate.metrics import Bootstrap
-from cliploc.evaluate.tasks.faithfulness.job import ValueTally
+from cliploc.evaluate.tasks.faithfulness.job import ValueRow, ValueTally
 from cliploc.evaluate.tasks.faithfulness.measure import area
 from cliploc.evaluate.tasks.task import summed_up
 from cliploc.runs.store import rows_in
@@ -89,9 +89,9 @@ def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path, monkeyp
 
 def test_means_leave_out_what_cannot_be_computed():
     rows = [
-        {"sample": "a", "setting": "s", "status": "ok", "values": {"v": 0.2}, "curves": {"c": [0.0, None]}},
-        {"sample": "b", "setting": "s", "status": "ok", "values": {"v": None}, "curves": {"c": [1.0, None]}},
-        {"sample": "c", "setting": "s", "status": "failed", "reason": "no"},
+        ValueRow(sample="a", setting="s", values={"v": 0.2}, curves={"c": [0.0, None]}),
+        ValueRow(sample="b", setting="s", values={"v": None}, curves={"c": [1.0, None]}),
+        ValueRow(sample="c", setting="s", status="failed", reason="no"),
     ]
     found = summed_up(rows, {"s": ValueTally(["v"])}, Bootstrap(replicates=0))["s"]
     assert (found["v"], found["measured"]) == (pytest.approx(0.2), {"v": 1})
@@ -101,7 +101,7 @@ def test_means_leave_out_what_cannot_be_computed():
 
 def test_intervals_draw_pictures_and_not_their_names():
     rows = [
-        {"sample": one, "path": "a.jpg", "setting": "s", "status": "ok", "values": {"v": v}, "curves": {"c": [v]}}
+        ValueRow(sample=one, path="a.jpg", setting="s", values={"v": v}, curves={"c": [v]})
         for one, v in (("a/cat", 0.2), ("a/dog", 0.8))
     ]
     found = summed_up(rows, {"s": ValueTally(["v"])})["s"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,11 +19,12 @@ from cliploc.evaluate import calibrate as job
 from cliploc.evaluate.calibrate import Examples, ExamplesEvaluator, as_setting, fitted
 from cliploc.evaluate.metrics import Bootstrap
 from cliploc.evaluate.tasks.page import write_report
-from cliploc.evaluate.tasks.presence.job import COLUMNS, PresenceTally
+from cliploc.evaluate.tasks.presence.job import COLUMNS, PresenceRow, PresenceTally
 from cliploc.evaluate.tasks.task import summed_up
 from cliploc.evaluate.tasks.worker import NameEvaluator
 from cliploc.find.calibration import OF_BOX, OF_NAME, load_calibration, package_calibration, reliability
 from cliploc.label.results import reviewed_pictures
+from cliploc.localizer import Localizer
 from cliploc.runs.picture_files import PromptedPicture
 from cliploc.runs.store import rows_in
 from cliploc.support.reporter import SILENT
@@ -46,6 +48,10 @@ def row(sample, *columns):
     return {"sample": sample, "setting": "s", "status": "ok", "reason": None, **lists}
 
 
+def numbers_of(rows, *bootstrap):
+    return summed_up(msgspec.convert(rows, list[PresenceRow]), {"s": PresenceTally()}, *bootstrap)["s"]
+
+
 HAND = [
     row("a", [True, True, False, False], ["found", "unsure", "found", "not found"], [7], [True],
         [0.9, 0.3], [True, False]),
@@ -55,7 +61,7 @@ HAND = [
 
 def test_numbers_by_hand():
     failed = {**HAND[0], "sample": "c", "status": "failed", "reason": "x"}
-    found = summed_up([*HAND, failed], {"s": PresenceTally()})["s"]
+    found = numbers_of([*HAND, failed])
     assert found["recall"] == pytest.approx(2 / 3)
     assert found["precision"] == pytest.approx(2 / 3)
     assert found["false_finds"] == pytest.approx(1 / 4)
@@ -83,7 +89,7 @@ def drawn(count):
 
 def test_numbers_are_scikit_learns_in_any_order_of_rows():
     rows = drawn(30)
-    found = summed_up(rows, {"s": PresenceTally()})["s"]
+    found = numbers_of(rows)
     there, said, scores, right = (
         np.concatenate([one[key] for one in rows]) for key in ("there", "verdicts", "box_scores", "box_right")
     )
@@ -94,7 +100,7 @@ def test_numbers_are_scikit_learns_in_any_order_of_rows():
     assert found["precision"] == pytest.approx(metrics.precision_score(there, said))
     assert found["average_precision"] == pytest.approx(metrics.average_precision_score(right, scores))
     assert found["calibration_error"] == pytest.approx(reliability(scores, right))
-    assert found == summed_up(rows[::-1], {"s": PresenceTally()})["s"]
+    assert found == numbers_of(rows[::-1])
     for key, (low, high) in found["confidence_95"].items():
         assert low <= found[key] <= high, key
 
@@ -108,27 +114,27 @@ def test_the_interval_of_the_calibration_error_holds_it_in_small_sets():
             rows.append(
                 row(f"{i:02}", [True], ["found"], [], [], scores.tolist(), (random.random(4) < scores).tolist())
             )
-        found = summed_up(rows, {"s": PresenceTally()}, Bootstrap(replicates=200))["s"]
+        found = numbers_of(rows, Bootstrap(replicates=200))
         low, high = found["confidence_95"]["calibration_error"]
         assert low <= found["calibration_error"] <= high, seed
 
 
 def test_intervals_are_those_of_pictures_drawn_again():
     rows = drawn(6)
-    twice = summed_up(rows, {"s": PresenceTally()}, Bootstrap(replicates=1, seed=3))["s"]["confidence_95"]
+    twice = numbers_of(rows, Bootstrap(replicates=1, seed=3))["confidence_95"]
     times = np.random.default_rng(3).multinomial(6, np.full(6, 1 / 6))
     again = [{**one, "sample": f"{i} {j}"} for i, one in enumerate(rows) for j in range(times[i])]
-    expected = summed_up(again, {"s": PresenceTally()})["s"]
+    expected = numbers_of(again)
     for key in twice.keys() - {"ap50", "calibration_error"}:  # whose bias is taken off
         low, high = twice[key]
         assert low == high == pytest.approx(expected[key], abs=1e-5), key
 
 
 def test_what_does_not_exist_is_null():
-    found = summed_up([row("a", [True], ["not found"], [], [], [], [])], {"s": PresenceTally()})["s"]
+    found = numbers_of([row("a", [True], ["not found"], [], [], [], [])])
     assert found["recall"] == 0
     assert [found[key] for key in ("precision", "false_finds", "average_precision", "calibration_error")] == [None] * 4
-    assert "names" not in summed_up([], {"s": PresenceTally()})["s"]
+    assert "names" not in numbers_of([])
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +307,14 @@ def test_examples_know_synonyms_and_the_size_that_boxes_belong_to():
     assert sum(scaled["right"]) >= 1
     plain = row((0,), {0: own[None]}, (width, height))
     assert sum(plain["right"]) == sum(scaled["right"])
+
+
+def test_what_is_fitted_reads_the_whole_bank(gap):
+    localizer = Localizer(gap, method="cam", second_look=True)
+    setup, setting = as_setting(localizer)
+    evaluator = ExamplesEvaluator(["cat"], setup, [setting], None)
+    banks = [one.describe()["second_look"]["bank"] for one in (localizer, evaluator.localizer)]
+    assert banks == ["1, every 8", 1]
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,23 @@
 """The bank of other names, on towers with planted colours: rivals by hand, and when it is not asked."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cliploc.find import presence as module
 from cliploc.find import prompts
+from cliploc.find.calibration import package_calibration
 from cliploc.find.memory import Memory
 from cliploc.find.presence import Bank, bank_names
 from cliploc.find.prompts import labels_of
 from cliploc.find.texts import Texts
+from cliploc.label.annotate import annotate
 from cliploc.label.worker import AnnotateWorker
+from cliploc.localizer import Localizer
+from cliploc.runs.label_store import LabellingRun
 from tests.test_localizer import TALL, WIDE, build
 
 NAMES = [("red", "scarlet"), ("green",), ("blue", "azure"), ("cat", "kitten")] + [(f"thing {i}",) for i in range(36)]
@@ -33,19 +40,20 @@ def counted(backbone):
 
 
 @pytest.mark.parametrize("words", [("red",), ("Kitten", "red"), ("sky",), ("a new thing",)])
-@pytest.mark.parametrize("related", [0.1, 0, 0.3])
-def test_rivals_by_hand(gap, words, related):
+@pytest.mark.parametrize(("related", "every"), [(0.1, 1), (0, 1), (0.3, 1), (0.3, 8)])
+def test_rivals_by_hand(gap, words, related, every):
     """What is no rival shares a word with the name, or is of the share of the bank that is nearest to it."""
     views = torch.nn.functional.normalize(torch.randn(3, 24, generator=torch.Generator().manual_seed(1)), dim=1)
-    found = Bank(Texts(gap, ("a {} thing",)), related).rivals([("green",), words]).z_scores(views)
+    found = Bank(Texts(gap, ("a {} thing",)), related, every).rivals([("green",), words]).z_scores(views)
     own = torch.nn.functional.normalize(gap.encode_text([f"a photo of a {word}." for word in words]).mean(0), dim=0)
     kept = []
-    for entry in NAMES + list(SENTENCES):
+    bank = (NAMES + list(SENTENCES))[::every]
+    for entry in bank:
         sentence = f"a photo of a {entry[0]}." if entry in NAMES else entry[0]
         if not {word.casefold() for word in entry} & {word.casefold() for word in words}:
             kept.append(gap.encode_text([sentence])[0])
     kept.sort(key=lambda one: -float(one @ own))
-    rivals = torch.stack(kept[int(related * 42) :])
+    rivals = torch.stack(kept[int(related * len(bank)) :])
     for v, view in enumerate(views):
         cosines = rivals @ view
         expected = (view @ own - cosines.mean()) / cosines.std(correction=0)
@@ -104,11 +112,45 @@ def test_the_bank_is_embedded_once(gap):
     asked, memory = counted(gap), Memory()
     localizer = build(gap, min_presence=0.5, memory=memory)
     localizer([TALL, WIDE], ["a dog"])
-    assert len(asked) == len(set(asked)) == 2 + len(NAMES) + len(SENTENCES)  # the name by both templates
+    assert len(asked) == len(set(asked)) == 2 + 6  # the name by both templates, and every eighth of the bank's 42
     first = len(asked)
     localizer(WIDE, ["a dog"])
     build(gap, min_presence=0.2, memory=memory)(WIDE, ["a dog"])
     assert len(asked) == first
+
+
+def test_where_no_chance_is_fitted_every_eighth_text_is_embedded(gap, tmp_path):
+    """The bank's texts are 42 here; a part of them is part of a run's identity."""
+    asked, file = counted(gap), tmp_path / "calibration.json"
+    guessing = build(gap, min_presence=0.5)
+    guessing(TALL, ["a dog"])
+    sentences = [f"a photo of a {entry[0]}." for entry in NAMES] + [entry[0] for entry in SENTENCES]
+    assert asked == [*sentences[::8], "a a dog thing", "a photo of a a dog."]
+    replace(package_calibration("mini"), models=(gap.name,), lifts={}).save(file)
+    fitted = build(gap, min_presence=0.5, calibration=file)
+    asked.clear()
+    fitted(TALL, ["a dog"])
+    assert asked[:42] == sentences
+    assert [one.describe()["first_look"]["bank"] for one in (guessing, fitted)] == ["1, every 8", 1]
+
+
+def test_a_part_of_the_bank_counts_as_the_whole_in_ranks(gap):
+    views = torch.nn.functional.normalize(torch.randn(3, 24, generator=torch.Generator().manual_seed(1)), dim=1)
+    rivals = Bank(Texts(gap, ("{}",)), related_share=0, every=8).rivals([("a new thing",)])
+    above = (views @ rivals.bank.T > views @ rivals.names.T).sum(dim=1)
+    assert rivals.z_scores_of(views, torch.zeros(3, dtype=torch.long))[1].tolist() == (1 + 8 * above).tolist()
+
+
+def test_a_picture_has_the_same_presence_alone_and_in_a_folder(gap, tmp_path):
+    pictures, names = tmp_path / "pictures", ["red", "a dog"]
+    pictures.mkdir()
+    Image.fromarray(TALL).save(pictures / "tall.png")
+    options = {"method": "cam", "second_look": True}
+    alone = Localizer(gap, **options)(pictures / "tall.png", names)
+    annotate(pictures, names, tmp_path / "run", model=gap, teach=False, **options)
+    with LabellingRun.open(tmp_path / "run") as run:
+        [row] = map(run.candidates, run.pictures().values())
+    np.testing.assert_allclose(row.presence, alone.presence, atol=1e-3)
 
 
 @pytest.mark.parametrize("text_cache", [True, False])

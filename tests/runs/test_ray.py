@@ -28,7 +28,7 @@ import torch  # noqa: E402 - after the skips
 from cliploc.evaluate.tasks.boxes.job import run_benchmark, unfit_for_setup  # noqa: E402
 from cliploc.label.annotate import annotate  # noqa: E402
 from cliploc.runs import ray as engine  # noqa: E402
-from cliploc.runs.plan import Grid, ModelSetup  # noqa: E402
+from cliploc.runs.plan import ModelSetup, expand_grid  # noqa: E402
 from tests.evaluate.samples import dataset, wsol_folder  # noqa: E402
 from tests.label.labelled import held  # noqa: E402
 
@@ -182,7 +182,7 @@ def test_a_benchmark_gives_the_rows_of_a_local_one(cluster, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)  # relative paths are those of the folder where the run began, for the workers too
     data = dataset(Path("wsol"))
     setups = (ModelSetup(BENCHMARK.but(batch_size=2, device="cpu")),)
-    settings, _ = Grid(setups, ["cam", "grad_cam"]).settings(unfit_for_setup)
+    settings, _ = expand_grid(setups, ["cam", "grad_cam"], unfit_for_setup)
     same_folders(
         lambda out, using: run_benchmark(data, setups, settings, out, engine=using, workers=0, shard=4),
         cluster,

@@ -325,9 +325,9 @@ def class_names(text: str) -> list[str]:
     """Names separated by commas, or the lines of a file."""
     if not Path(text).is_file():
         return list(core.parse_list(text))
-    from cliploc.support.files import lines_of
+    from cliploc.support.files import read_text
 
-    lines = [line.strip() for line in lines_of(text)]
+    lines = [line.strip() for line in read_text(text).splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 

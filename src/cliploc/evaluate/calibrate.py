@@ -148,6 +148,10 @@ class ExamplesEvaluator(worker.NameEvaluator):
 
     keep_maps = True  # the second look goes with the maps
 
+    def __init__(self, *made: Any) -> None:
+        super().__init__(*made)
+        self.localizer.flow.bank.every = 1  # what is fitted reads the whole bank
+
     def evaluate(self, seen: worker.Query, heat: Localization | None, *_: Any) -> store.Row:
         if heat is None:
             return {column.name: [] for column in fields(Examples)}
@@ -167,11 +171,8 @@ def calibrate(localizer: Localizer, dataset: PromptedDataset, out: Path, reporte
     task.run_task(
         TASK, evaluator_of, dataset, [setup], [setting], out, shard_size=SHARD, reporter=reporter, phase="examples"
     )  # fmt: skip
-    pictures = [
-        Examples(**{column.name: _column(row[column.name], column.name) for column in fields(Examples)})
-        for row in store.rows_in(out)
-        if row["status"] == "ok" and row["all_present"]
-    ]
+    rows = store.rows_in(out, Examples.__match_args__, "row.status = 'ok' AND row.all_present != '[]'")
+    pictures = [Examples(**{name: _column(values, name) for name, values in row.items()}) for row in rows]
     reporter.phase("fit")
     about = f"{dataset.name} {dataset.split}, {len(pictures)} pictures"
     result = fitted(pictures, localizer.calibration, localizer.backbone.name, about)

@@ -54,7 +54,7 @@ class Flow:
         mask_source: MaskSource | None = None,
     ) -> None:
         self.backbone, self.texts, self.options = backbone, texts, options
-        self._bank, self.calibration, self.second_look = bank, calibration, bool(options.second_look)
+        self.bank, self.calibration, self.second_look = bank, calibration, bool(options.second_look)
         self.masked, self.mask_source, self.guide = masked, mask_source, guide
         self.min_presence = FOUND if options.min_presence is None else options.min_presence
         self.compares = self.second_look or self.min_presence > 0  # whether there is presence, unless a run says so
@@ -75,7 +75,7 @@ class Flow:
         self, requests: Iterable[Request], tasks: Mapping[str, Task], run: RunOptions
     ) -> Generator[Result, None, None]:
         """Works through requests; see `Localizer.run`. The tower sees the next batch while this one is used."""
-        bank = self._bank if (self.compares if run.presence is None else run.presence or self.second_look) else None
+        bank = self.bank if (self.compares if run.presence is None else run.presence or self.second_look) else None
         presence = Presence(self.texts, self.min_presence, bank, self.calibration, self.second_look)
         compute = partial(self.compute, tasks=list(tasks.values()), presence=presence, run=run)
         apart = run.on_error == "skip" and len(tasks) == 1
@@ -146,7 +146,7 @@ class Flow:
 
         Returns the trace, where the chosen names are, and the method's map `[h, w]` of the chosen direction `[D]`.
         """
-        run, seen, bank = RunOptions(), Remembered(), self._bank if self.compares else None
+        run, seen, bank = RunOptions(), Remembered(), self.bank if self.compares else None
         presence = Presence(self.texts, self.min_presence, bank, self.calibration, self.second_look)
         with torch_modes(self.backbone.device):
             run_pass = partial(

@@ -5,7 +5,8 @@ windows or regions (z-scores), becomes the chance that the name is there; see `c
 COCO's names, and sentences for pictures of no object. Each is embedded in one sentence, "a photo of a {}.", and so is
 the requested name, whatever templates a localizer has. Rivals of a name are the bank without names that share a synonym
 with it or its contrast, are read as it, or that the model cannot know, and without the tenth of the bank that is
-nearest to it ("golden retriever" must not count against "dog").
+nearest to it ("golden retriever" must not count against "dog"). Where nothing was fitted to a model whose text tower
+reads its whole context each time (SigLIP's), the bank is every eighth of these texts: all take minutes.
 """
 
 import math
@@ -29,7 +30,8 @@ from cliploc.find.texts import ALIKE, Texts
 from cliploc.localization import PresenceRule
 from cliploc.values import Floats, TextSet
 
-VERSION = 1  # part of a run's identity: raise it when the bank or the rule changes
+VERSION = 1  # raise it when the bank or the rule changes
+EVERY = 8  # of so many texts of the bank one is embedded where nothing was fitted; docs/studies/presence.md
 RELATED_SHARE = 0.1  # of the bank: what is no rival of a name, as its meaning is related; chosen on tuning pictures
 Reasons = tuple[str | None, ...]
 
@@ -43,6 +45,7 @@ class Rivals(NamedTuple):
     in_bank: Floats  # [P, 2] see `in_bank`
     contrasts: Tensor | None = None  # [P, D] as `Texts.contrasts`
     lift: Tensor | None = None  # [P] what is added to the z-scores of names; None: nothing
+    every: int = 1  # of so many texts the bank has one, which stands for all of them in ranks
 
     def z_scores(self, views: Tensor) -> Tensor:
         """`[V, P]`: how far names lie above their rivals in views `[V, D]`, in the rivals' standard deviations."""
@@ -55,7 +58,7 @@ class Rivals(NamedTuple):
         cosines, some = views @ self.bank.T, mask.sum(dim=1)
         mean = cosines.masked_fill(~mask, 0).sum(dim=1) / some
         spread = (cosines - mean[:, None]).masked_fill(~mask, 0).square().sum(dim=1) / some
-        rank = 1 + ((cosines > likeness[:, None]) & mask).sum(dim=1)
+        rank = 1 + self.every * ((cosines > likeness[:, None]) & mask).sum(dim=1)
         z = (likeness - mean) / spread.clamp(min=1e-12).sqrt()
         return (z if self.lift is None else z + self.lift[label]), rank
 
@@ -103,14 +106,19 @@ class Bank:
         torch.Size([1, 1])
     """
 
-    def __init__(self, texts: Texts, related_share: float = RELATED_SHARE) -> None:
-        self.backbone, self._related_share = texts.backbone, related_share
+    def __init__(self, texts: Texts, related_share: float = RELATED_SHARE, every: int = 1) -> None:
+        self.backbone, self._related_share, self.every = texts.backbone, related_share, every
         self._texts = texts.beside(prompts.DEFAULT_TEMPLATES)
         self._embedding = threading.Lock()  # one thread embeds, others wait
         self._embeddings: Tensor | None = None  # [K, D]
         self._cosines: BankCosines | None = None  # of the bank's texts with each other, as every name needs it
         self._entries: dict[str, list[int]] = {}  # word → the entries of the bank that have it as a synonym
         self._last: tuple[object, Rivals] | None = None  # mostly all pictures have the same names
+
+    @property
+    def version(self) -> int | str:
+        """Part of a run's identity."""
+        return VERSION if self.every == 1 else f"{VERSION}, every {self.every}"
 
     def rivals(
         self,
@@ -144,7 +152,7 @@ class Bank:
             are_rivals.scatter_(1, near.topk(int(self._related_share * len(bank))).indices, False)
             self._cosines = BankCosines.of(bank @ bank.T) if self._cosines is None else self._cosines
             features, contrasted = in_bank(likeness.T, self._cosines, not_it, are_rivals), self._texts.contrasts(texts)
-            rivals = Rivals(names, bank, are_rivals, features, contrasted)
+            rivals = Rivals(names, bank, are_rivals, features, contrasted, every=self.every)
             if lifts:
                 rows = self._texts.embed(_text_set([(name,) for name in lifts]))  # [n, D]
                 same_text = names @ rows.T > ALIKE  # [P, n]
@@ -156,19 +164,17 @@ class Bank:
         """`[K, D]` of the names and sentences that the model can know, kept: a large text tower needs a minute."""
         with self._embedding:
             if self._embeddings is None:
-                known = [entry for entry in bank_names() if self._texts.unknown_reason(entry[:1]) is None]
-                sentences = [prompts.DEFAULT_TEMPLATES[0].replace("{}", entry[0]) for entry in known]
-                for entry in prompts.packaged_entries("no_object.txt"):
-                    if self._texts.unknown_reason(entry[:1]) is None:
-                        known.append(entry)
-                        sentences.append(entry[0])
+                texts = [(entry, prompts.DEFAULT_TEMPLATES[0].replace("{}", entry[0])) for entry in bank_names()]
+                texts += [(entry, entry[0]) for entry in prompts.packaged_entries("no_object.txt")]
+                known = [one for one in texts if self._texts.unknown_reason(one[0][:1]) is None][:: self.every]
                 self._entries.clear()  # it may have been stopped before
-                for number, entry in enumerate(known):
+                for number, (entry, _) in enumerate(known):
                     for word in dict.fromkeys(map(str.casefold, entry)):
                         self._entries.setdefault(word, []).append(number)
                 cache = cache_of(self.backbone)
                 told = (lambda *_: None) if self.backbone.weights_file is None else progress  # the package's are quick
-                self._embeddings = self._texts.embed_sentences(tuple(sentences), cache, told)
+                sentences = tuple(sentence for _, sentence in known)
+                self._embeddings = self._texts.embed_sentences(sentences, cache, told)
             return self._embeddings
 
 

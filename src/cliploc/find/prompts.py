@@ -192,11 +192,11 @@ class ImageNetClass:
 def imagenet_classes() -> tuple[ImageNetClass, ...]:
     """ImageNet's 1,000 classes by label, in OpenAI's names (Radford 2021), but for four, two of which occur twice."""
     table = (resources.files("cliploc.find") / "prompt_data" / "imagenet.csv").read_text(encoding="utf-8")
-    classes = []
-    for row in csv.DictReader(table.splitlines()):
-        others = tuple(word for word in row["words"].split(", ") if word.casefold() != row["name"].casefold())
-        classes.append(ImageNetClass(row["wnid"], row["name"], others))
-    return tuple(classes)
+    _, *rows = csv.reader(table.splitlines())
+    return tuple(
+        ImageNetClass(wnid, name, tuple(word for word in words.split(", ") if word.casefold() != name.casefold()))
+        for wnid, name, words in rows
+    )
 
 
 def warn_of_commas(entries: Sequence[str], where: str = "") -> None:

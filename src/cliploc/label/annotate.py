@@ -21,17 +21,8 @@ from cliploc.label.teach.teach import teach
 from cliploc.label.worker import RESERVED, AnnotateWorker
 from cliploc.options import FOUND, IMAGE_URL, AnnotateOptions, Options, short
 from cliploc.registry import plugin_sources
-from cliploc.runs import label_store, plan, store
+from cliploc.runs import label_store, picture_files, plan, store
 from cliploc.runs.engine import Engine, Notes, Part, Ready, interrupt_message, pictures_in_words, run_here
-from cliploc.runs.picture_files import (
-    UNREAD,
-    FoundPictures,
-    PictureFile,
-    bad_name,
-    content_digest,
-    find_pictures,
-    stamp,
-)
 from cliploc.support.files import AnyPath, Inputs, locked, user_path
 from cliploc.support.reporter import SILENT, Reporter
 
@@ -39,7 +30,7 @@ FILES = (results.LEARNT, "summary.json")  # that every run may write
 
 
 def annotate(
-    pictures: AnyPath | Sequence[AnyPath] | FoundPictures,
+    pictures: AnyPath | Sequence[AnyPath] | picture_files.FoundPictures,
     labels: AnyPath | Sequence[str] | Labels,
     out: AnyPath,
     *,
@@ -94,7 +85,7 @@ def annotate(
         raise UsageError(f"expected --share of a label, one of {', '.join(labels.names)}, got {min(unknown)}")
     for form in formats:
         form.check(ExportSettings(labels.names, "", "", masks))
-    found = pictures if isinstance(pictures, FoundPictures) else find_pictures(pictures)
+    found = pictures if isinstance(pictures, picture_files.FoundPictures) else picture_files.find_pictures(pictures)
     corrected = None if flags.decisions is None else user_path(flags.decisions)
     listed = [file for file in (pictures, labels_file) if isinstance(file, str | os.PathLike)]
     _check_inputs(target, [*(file.path for file in found.pictures), *listed], corrected)
@@ -212,11 +203,11 @@ class _Work:
         self.not_applied: Mapping[str, str] = {}  # picture → why its corrections were not taken
 
     def annotate(
-        self, found: FoundPictures, corrected: Path | None, engine: Engine, make_worker: Ready, shard: int
+        self, found: picture_files.FoundPictures, corrected: Path | None, engine: Engine, make_worker: Ready, shard: int
     ) -> results.AnnotatedFolder:
         """Computes what is missing, and takes what people corrected."""
         run, files = self._run, found.pictures[: self._flags.limit]
-        unreadable = {file.id: reason for file in files if (reason := bad_name(file.id))}
+        unreadable = {file.id: reason for file in files if (reason := picture_files.bad_name(file.id))}
         for name, reason in unreadable.items():
             self._reporter.failed(name, CliplocError(f"{name}: {reason}"))
         unreadable |= self._remove_stale([file for file in files if file.id not in unreadable])
@@ -231,7 +222,7 @@ class _Work:
         self._reporter.start(len(todo), len(files))
         if todo:
             # Taken before any picture is read, so that a picture replaced meanwhile is noticed by the next call.
-            self._stamps = {file.id: stamp(file) for file in todo}
+            self._stamps = {file.id: picture_files.stamp(file) for file in todo}
             run.store.begin_session()
             labels_of = attrgetter("labels")
             alike = groupby(sorted(todo, key=labels_of), labels_of)  # with whole batches each
@@ -252,7 +243,7 @@ class _Work:
             self._notes.add([f"corrected, but not there now: {pictures_in_words(gone)}; corrections go by the name"])
         return folder
 
-    def _remove_stale(self, files: Sequence[PictureFile]) -> dict[str, str]:
+    def _remove_stale(self, files: Sequence[picture_files.PictureFile]) -> dict[str, str]:
         """Removes pictures that were replaced, with what was corrected in them: they are computed again.
 
         Returns the annotated pictures that cannot be read now, with the reason. They may come back: nothing is removed.
@@ -261,11 +252,11 @@ class _Work:
         stamped = self._run.stamped()
         for file in (file for file in files if file.id in stamped):
             before, checksum, done = stamped[file.id]
-            now = stamp(file)
-            if before == now and checksum != UNREAD:  # a disk that failed leaves the stamps
+            now = picture_files.stamp(file)
+            if before == now and checksum != picture_files.UNREAD:  # a disk that failed leaves the stamps
                 continue
-            digest = content_digest(file)
-            if digest == UNREAD and done:
+            digest = picture_files.content_digest(file)
+            if digest == picture_files.UNREAD and done:
                 away[file.id] = "it was annotated, and cannot be read now: bring it back, or remove its name"
             elif digest != checksum:
                 replaced.append(file.id)

@@ -86,7 +86,7 @@ def matched(
     sizes = {name: folder.pictures[name].size_wh for name in pictures}
     read = read_corrections(source, sizes, words, [folder.out / "yolo", folder.out / "voc"], folder.masks)
     for name, correction in read.pictures.items() if folder.masks else ():
-        read.pictures[name] = with_masks(correction, folder.drafts(name, unsure=True))
+        read.pictures[name] = with_masks(correction, folder.view(name).drafts(unsure=True))
     return read
 
 

@@ -129,7 +129,7 @@ class AnnotatedFolder:
         self.run, self.out, self.root = run, run.out, Path(run.root)
         self.settings: Mapping[str, Any] = run.settings  # that its boxes were made with
         self.labels: tuple[str, ...] = run.entries  # as `cliploc.find.prompts.Labels.entries`
-        self.names = run.names
+        self.names, self.masks = run.names, run.masks  # the second: whether its boxes have masks
         self.rule = msgspec.convert(run.drafts, DraftRule)  # which candidates are drafts
         self.pictures = run.pictures()  # of the run
         self.taught_instead: Mapping[str, TaughtPicture] | None = None  # of what the run holds: some not written yet
@@ -148,11 +148,6 @@ class AnnotatedFolder:
     def id(self) -> str:
         """The id of its names and settings."""
         return hashlib.sha256(json.dumps([self.settings, self.names]).encode()).hexdigest()[:16]
-
-    @property
-    def masks(self) -> bool:
-        """Whether its boxes have masks."""
-        return self.run.masks
 
     def show(self, files: Sequence[PictureFile]) -> None:
         """Takes these pictures; what is known of how common names are is of them alone."""
@@ -207,10 +202,6 @@ class AnnotatedFolder:
         """A picture as it is now."""
         found = self.candidates(name)
         return View(found, choose(found, self.rule, self.prior), self.saved(name), self.rule.unsure)
-
-    def drafts(self, name: str, unsure: bool = False) -> Candidates:
-        """A picture's drafts alone, best first, and its unsure boxes behind them."""
-        return self.view(name).drafts(unsure)
 
     def annotated(self) -> list[PictureFile]:
         """The pictures that did not fail."""

@@ -12,7 +12,6 @@ from cliploc.boxes.components import are_first
 from cliploc.errors import ModelError, UsageError
 from cliploc.find import prepare, prompts
 from cliploc.find.learnt import packed
-from cliploc.find.presence import VERSION as BANK_VERSION
 from cliploc.images import rle
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
@@ -78,7 +77,7 @@ class AnnotateWorker:
 
     def describe(self) -> dict[str, Any]:
         """All settings that the candidates depend on, including defaults."""
-        settings = {"first_look": BANK_VERSION, **self.localizer.describe()}
+        settings = {"first_look": self.localizer.flow.bank.version, **self.localizer.describe()}
         if self._masks:
             settings["masks"] = True
         return {**settings, "teaching": self.localizer.teaching()} if self._teach else settings

@@ -427,18 +427,18 @@ class LabellingRun:
                     self.store.write("UPDATE picture SET presence = ? WHERE id = ?", _json(chances), number)
                 self._take_out(place)
             else:
-                self.store["names"] = [to if known == name else known for known in self.names]
-            self.changes += 1
+                self.change(names=[to if known == name else known for known in self.names])
         self._open()
 
     def add_name(self, name: str, threshold: float) -> None:
         """Adds a name that people may use at once; it is looked for when the run is computed with it."""
         with self.store.transaction():
-            self.store["names"] = [*self.names, name]
-            self.store["settings"] = {**self.settings, "labels": [*self.entries, name]}
-            new = {"thresholds": threshold, "shares": None}
-            self.drafts = {**self.drafts, **{key: [*self.drafts.get(key, ()), new[key]] for key in new}}
-            self.changes += 1
+            settings, new = (
+                {**self.settings, "labels": [*self.entries, name]},
+                {"thresholds": threshold, "shares": None},
+            )
+            drafts = {**self.drafts, **{key: [*self.drafts.get(key, ()), new[key]] for key in new}}
+            self.change(names=[*self.names, name], settings=settings, drafts=drafts)
         self._open()
 
     def remove_name(self, name: str) -> int:
@@ -450,7 +450,6 @@ class LabellingRun:
             self.store.write("DELETE FROM box WHERE label = ?", name)
             self._number_again()
             self._take_out(place)
-            self.changes += 1
         self._open()
         return int(drawn)
 
@@ -467,9 +466,9 @@ class LabellingRun:
         def without(values: Sequence[Any]) -> list[Any]:
             return [*values[:place], *values[place + 1 :]]
 
-        self.store["names"] = without(self.names)
-        self.store["settings"] = {**self.settings, "labels": without(self.entries)}
-        self.drafts = {**self.drafts, **{key: without(self.drafts.get(key, ())) for key in ("thresholds", "shares")}}
+        drafts = {**self.drafts, **{key: without(self.drafts.get(key, ())) for key in ("thresholds", "shares")}}
+        settings = {**self.settings, "labels": without(self.entries)}
+        self.change(names=without(self.names), settings=settings, drafts=drafts)
 
     def _number_again(self) -> None:
         """Numbers drafts without gaps, as others refer to them by their places."""

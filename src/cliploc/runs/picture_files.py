@@ -19,7 +19,7 @@ from cliploc.formats import Size, exports
 from cliploc.images.reading import SUFFIXES, LabelMap, load
 from cliploc.options import short
 from cliploc.runs import engine, store
-from cliploc.support.files import DEMO, AnyPath, demo_folder, demo_names, lines_of, picture_path, user_path
+from cliploc.support.files import DEMO, AnyPath, demo_folder, demo_names, picture_path, read_text, user_path
 from cliploc.values import DatasetSplit, FloatArray, Sample
 
 
@@ -130,7 +130,7 @@ def find_pictures(where: AnyPath | Sequence[AnyPath], out: Path | None = None) -
         return _below(path, _walk(path, out), text)
     if path.is_file() and path.suffix.lower() in LISTS:
         try:
-            lines = [line.strip() for line in lines_of(path)]
+            lines = [line.strip() for line in read_text(path).splitlines()]
         except UnicodeDecodeError:
             raise UsageError(f"expected {path} to list pictures, one per line, in UTF-8: save it as UTF-8") from None
         listed = (path.parent / user_path(line) for line in lines if line and not line.startswith("#"))

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -51,11 +52,13 @@ class Entry(Generic[T]):
         return made
 
     def __set__(self, run: Any, value: T) -> None:
-        run.store[self._key] = msgspec.to_builtins(value)
+        run.store[self._key] = value
 
 
 class Store:
     """The file of a run. Threads may share it; any number of processes may have it open."""
+
+    sessions: Entry[list[dict[str, Any]]] = Entry(list[dict[str, Any]], [])  # when, where and how it was worked on
 
     def __init__(self, path: Path, kind: str, version: int, tables: Iterable[str] = ()) -> None:
         """Opens the file of a run of this kind and version, or makes it with these tables.
@@ -176,6 +179,8 @@ class Store:
                 self._db.executemany(f"INSERT INTO {table} VALUES ({marks})", lines)
 
     # ------------------------------------------------------------------------------------------------ the table `run`
+    store = property(lambda self: self)  # where entries that are attributes are found: see `Entry`
+
     def get(self, key: str, default: Any = None) -> Any:
         """A value of the table `run`, read from its JSON."""
         row = self.row("SELECT value FROM run WHERE key = ?", key)
@@ -187,7 +192,7 @@ class Store:
         return value
 
     def __setitem__(self, key: str, value: Any) -> None:
-        text = json.dumps(value, allow_nan=False, default=str)
+        text = json.dumps(value, allow_nan=False, default=partial(msgspec.to_builtins, enc_hook=str))
         with self.transaction():
             if self.row("SELECT value FROM run WHERE key = ?", key) != (text,):  # else the file stays as it is
                 self.write("INSERT OR REPLACE INTO run VALUES (?, ?)", key, text)
@@ -208,7 +213,7 @@ class Store:
 
     def begin_session(self) -> None:
         """Notes when, where and with which versions a run was started or resumed."""
-        self["sessions"] = [*self.get("sessions", []), session()]
+        self.sessions = [*self.sessions, session()]
 
     # ---------------------------------------------------------------------------------------------------------- errors
     @contextmanager
@@ -311,24 +316,34 @@ PICTURE = """CREATE TABLE picture (
     stamp TEXT NOT NULL           -- of their sizes and times, by which a replaced file is noticed without reading it
 )"""
 JSON = "JSON TEXT"  # the type of columns that hold lists and objects
+READ: Mapping[str, Any] = {JSON: json.loads, "BOOLEAN": bool}  # type of a column → what makes a value of its cells
 Row = dict[str, Any]
 
 
-def open_run(out: Path, tables: Sequence[str] = ()) -> Store:
+class Evaluation(Store):
+    """The file of an evaluation."""
+
+    manifest: Entry[Mapping[str, Any]] = Entry(dict[str, Any], {})  # what its numbers depend on, besides its samples
+    samples: Entry[Mapping[str, Any]] = Entry(dict[str, Any], {})  # their number, and a digest of them
+    here: Entry[Mapping[str, Any]] = Entry(dict[str, Any], {})  # where the dataset is, and what was wrong with it
+    summary: Entry[dict[str, dict[str, Any]]] = Entry(dict[str, dict[str, Any]], {})  # setting → numbers
+
+
+def open_run(out: Path, tables: Sequence[str] = ()) -> Evaluation:
     """Opens the file of an evaluation, or makes it with these tables."""
     if not (out / FILE).exists() and os.path.lexists(out / "manifest.json"):
         raise UsageError(
             f"{out} holds a manifest.json without {FILE}, made by cliploc 0.2 or another tool: its tables and report "
             "hold its numbers; choose another --out"
         )
-    return Store(out / FILE, KIND, VERSION, tables)
+    return Evaluation(out / FILE, KIND, VERSION, tables)
 
 
-def manifest_of(run: Store) -> dict[str, Any]:
+def manifest_of(run: Evaluation) -> dict[str, Any]:
     """Everything that the numbers of a run depend on, and when, where and with which versions it ran."""
-    about = run["manifest"]
-    dataset, settings = {**about["dataset"], **run["samples"], **run["here"]}, [*about["settings"].values()]
-    return {**about, "dataset": dataset, "settings": settings, "sessions": run["sessions"]}
+    about = run.manifest
+    dataset, settings = {**about["dataset"], **run.samples, **run.here}, [*about["settings"].values()]
+    return {**about, "dataset": dataset, "settings": settings, "sessions": run.sessions}
 
 
 def rows_in(out: Path, columns: Sequence[str] | None = None, where: str = "1", *values: Any) -> Iterator[Row]:
@@ -342,11 +357,7 @@ def rows_in(out: Path, columns: Sequence[str] | None = None, where: str = "1", *
             "ORDER BY picture.place, row.rowid",
             *values,
         )
-        of_json = [place for place, name in enumerate(names) if kinds[name] == JSON]
-        of_bool = [place for place, name in enumerate(names) if kinds[name] == "BOOLEAN"]
+        read = [READ.get(kinds[name]) for name in names]
         for cells in found:
-            read = list(cells)
-            for places, made in ((of_json, json.loads), (of_bool, bool)):
-                for place in places:
-                    read[place] = None if read[place] is None else made(read[place])
-            yield dict(zip(names, read, strict=True))
+            of_columns = zip(names, read, cells, strict=True)
+            yield {name: cell if make is None or cell is None else make(cell) for name, make, cell in of_columns}

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from xml.etree import ElementTree
 
 import msgspec
@@ -18,7 +18,6 @@ from msgspec import Meta, Struct
 
 from cliploc.errors import InputError, UnknownNameError, UsageError
 
-T = TypeVar("T")
 MOST_BYTES = 2**30  # of a document; that of all instances of COCO's training pictures has 450 million
 MOST_INTEGER = 2**53  # in a text
 
@@ -41,11 +40,6 @@ def read_text(path: str | os.PathLike[str]) -> str:
     return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def lines_of(path: str | Path) -> list[str]:
-    """The lines of a text file; errors as in `read_text`."""
-    return read_text(path).splitlines()
-
-
 def read_json(path: str | os.PathLike[str], kind: Any = Any) -> Any:
     """A JSON document in a file; see `parse_json`."""
     return parse_json(read_bytes(path), kind)
@@ -59,21 +53,11 @@ def parse_json(content: bytes | str, kind: Any = Any) -> Any:
         raise DocumentError("nested too deeply") from None
     except ValueError as error:
         raise DocumentError(str(error).partition(";")[0]) from None
-    return checked(read, kind)
-
-
-def checked(value: Any, kind: Any) -> Any:
-    """Plain values that pass a schema; they are returned as they are."""
-    convert(value, kind)
-    return value
-
-
-def convert(value: Any, kind: type[T]) -> T:
-    """Plain values as an object of a schema."""
     try:
-        return msgspec.convert(value, kind)
+        msgspec.convert(read, kind)
     except (msgspec.ValidationError, ValueError) as error:
         raise DocumentError(str(error)) from None
+    return read
 
 
 def _no_number(text: str) -> float:

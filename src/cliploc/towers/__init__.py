@@ -7,15 +7,7 @@ from cliploc.support.imports import on_first_use
 CATALOGUE = ["GuideEntry", "ModelEntry", "Structure", "check_guide", "check_model", "guides", "models"]
 if TYPE_CHECKING:
     from cliploc.towers._backbone import Backbone
-    from cliploc.towers._catalogue import (
-        GuideEntry,
-        ModelEntry,
-        Structure,
-        check_guide,
-        check_model,
-        guides,
-        models,
-    )  # fmt: skip
+    from cliploc.towers._catalogue import GuideEntry, ModelEntry, Structure, check_guide, check_model, guides, models
     from cliploc.towers._create import create, structure_of
     from cliploc.towers._guides import create_guide
     from cliploc.towers._layers import precision_name, resolve_precision

@@ -103,19 +103,23 @@ class OpenClipText(nn.Module):
         super().__init__()
         model.visual = nn.Identity()  # the image tower would be kept in memory twice
         self.model, self.tokenizer = model, tokenizer
+        part = getattr(model, "text", model)
+        self.pool: Any
+        self.end: Any
+        self.pool, self.end = (
+            getattr(part, f"text_{name}", getattr(part, name, None)) for name in ("pool_type", "eos_id")
+        )
+        masks_padding = getattr(part, "use_pad_mask", False)
+        full = getattr(part, "attn_mask", None) is None or getattr(part, "cls_emb", None) is not None or masks_padding
+        self.packs = not full and self.pool in ("argmax", "eos")  # whether what fills the context changes nothing
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Sentences → `[n, D]` float32, unit norm."""
         tokens = self.token_ids(texts).to(self.model.logit_scale.device)
-        part = getattr(self.model, "text", self.model)
-        pool: Any
-        end: Any
-        pool, end = (getattr(part, f"text_{name}", getattr(part, name, None)) for name in ("pool_type", "eos_id"))
-        masks_padding = getattr(part, "use_pad_mask", False)
-        full = getattr(part, "attn_mask", None) is None or getattr(part, "cls_emb", None) is not None or masks_padding
-        if full or pool not in ("argmax", "eos"):
+        if not self.packs:
             return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+        part, pool, end = getattr(self.model, "text", self.model), self.pool, self.end
         ends = (tokens if pool == "argmax" else tokens.eq(end).int()).argmax(dim=1)
         common = tokens.eq(tokens[0]).all(dim=0).int().cumprod(dim=0).sum()
         shared = int(torch.minimum(common, ends.min()))  # tokens with which all texts begin

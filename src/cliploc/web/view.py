@@ -154,13 +154,13 @@ class Answers:
         try:
             while not (await asyncio.wait((answer,), timeout=EVERY))[0]:
                 seconds = None if run.began is None else time.monotonic() - run.began
-                yield _line({"status": searching(run.steps, run.bank, seconds)})
+                yield msgspec.json.encode({"status": searching(run.steps, run.bank, seconds)}) + b"\n"
             last = answer.result()
         except Exception as error:
             last = {"status": status(str(self._refusal(error)), "problem"), "ids": question.ids}
         finally:
             run.stop()
-        yield _line({"done": True, **last})
+        yield msgspec.json.encode({"done": True, **last}) + b"\n"
 
     def _look(self, question: Question, reporter: Reporter) -> tuple[SearchResult, Settings]:
         """A search, or the visitor's last one; and the settings of its boxes."""
@@ -218,10 +218,6 @@ class Answers:
             "command": command_lines(*lines),
             "address": f"?{to_query(linked)}",
         }
-
-
-def _line(value: dict[str, Any]) -> bytes:
-    return msgspec.json.encode(value) + b"\n"
 
 
 # ------------------------------------------------------------------------------------------------------- questions

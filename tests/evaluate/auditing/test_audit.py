@@ -13,8 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
-from cliploc import Localizer, Options
-from cliploc.evaluate.auditing.job import Audited, audit
+from cliploc import Localizer, Options, UsageError
+from cliploc.evaluate.auditing.job import Audited, _Audit, audit
 from cliploc.evaluate.auditing.measure import Auditor, Seen
 from cliploc.evaluate.auditing.names import FEWEST, leaning, told_apart
 from cliploc.support.files import demo_folder
@@ -180,6 +180,29 @@ def test_each_picture_takes_one_pass(folder: Path) -> None:
     with mock.patch.object(Mini, "run", autospec=True, side_effect=Mini.run) as run:
         audited = audit(folder, NAMES)
     assert run.call_count == len(audited.pictures)
+
+
+def test_a_stopped_audit_goes_on_with_the_same_result(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, judged, calls = audit(folder, NAMES, swap=True), _Audit._judged, list[str]()
+
+    def stopped(*of: Any) -> Any:
+        calls.append("")
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return judged(*of)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Audit, "_judged", stopped)
+        with pytest.raises(KeyboardInterrupt, match=r"2 pictures in .* are kept"):
+            audit(folder, NAMES, tmp_path, swap=True)
+        assert audit(folder, NAMES, tmp_path, swap=True) == expected
+        assert len(calls) == 3 + len(PICTURES) - 2
+        audit(folder, NAMES, tmp_path, swap=True)
+        assert len(calls) == 3 + len(PICTURES) - 2
+    with pytest.raises(UsageError, match=r"holds a run with other settings \(names.crow: only asked for\)"):
+        audit(folder, [*NAMES, "crow"], tmp_path, swap=True)
 
 
 @pytest.mark.parametrize("options", [{"model": "mini-vit"}, {"method": "grad_cam"}])

@@ -8,7 +8,7 @@ import pytest
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import Bootstrap, JudgedMap, MeanMetric, Metric, all_metrics, all_numbers, measure_map
-from cliploc.evaluate.tasks.boxes.job import BoxTally, summary_columns
+from cliploc.evaluate.tasks.boxes.job import BoxTally, CountedRow
 from cliploc.evaluate.tasks.measuring import measure_sample
 from cliploc.evaluate.tasks.rows import box_columns, to_table
 from cliploc.evaluate.tasks.task import summed_up
@@ -43,7 +43,7 @@ def counted(cls: type[Metric], numbers: list[int]) -> Metric:
 def test_what_it_says_of_itself(cls):
     assert cls.numbers
     assert all(number.title and number.about for number in cls.numbers.values())
-    assert set(cls.columns) <= set(summary_columns())
+    assert set(cls.columns) <= set(CountedRow.of_metrics().__struct_fields__)
     assert set(cls.columns) <= set(box_columns())
     columns = cls.at(TAU).measure(judged(0))
     assert {name: type(value) for name, value in columns.items()} == {
@@ -123,8 +123,8 @@ def test_the_summary_has_every_number_of_every_metric():
     for number in range(4):
         item = judged(number)
         [columns] = measure_map(item, [TAU])
-        base = {"sample": item.sample_id, "setting": "a", "label": 1, "status": "ok", "predictions": [1, 2, 3, 4, 5]}
-        rows.append({**dict.fromkeys(summary_columns()), **base, **columns})
+        base = {"sample": item.sample_id, "setting": "a", "label": 1, "predictions": [1, 2, 3, 4, 5]}
+        rows.append(CountedRow.of_metrics()(**base, **columns))
     summary = summed_up(rows, {"a": BoxTally(TAU, False)}, FEW)["a"]
     assert set(all_numbers()) <= set(summary)
 

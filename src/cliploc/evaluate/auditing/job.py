@@ -1,16 +1,19 @@
 """`audit`: does a model look at the thing, or at what stands around it? docs/audit.md explains what it writes."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
-from functools import partial
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from zlib import crc32
 
 import msgspec
 import numpy as np
 from PIL import Image, ImageOps
+from safetensors import numpy as arrays
 from torch.nn import functional as F
 
 from cliploc import __version__
@@ -24,12 +27,17 @@ from cliploc.find.presence import bank_names
 from cliploc.formats.reading import PictureFinder, read_labels
 from cliploc.images.reading import size_of
 from cliploc.options import Options
-from cliploc.runs.picture_files import FoundPictures, find_pictures
-from cliploc.runs.store import disk_errors
-from cliploc.support.files import AnyPath, Inputs, csv_text, user_path, write_json, write_text
+from cliploc.runs.engine import interrupt_message
+from cliploc.runs.picture_files import FoundPictures, PictureFile, find_pictures, stamp
+from cliploc.runs.store import FILE, Store, disk_errors
+from cliploc.support.files import AnyPath, Inputs, csv_text, locked, user_path, write_json, write_text
 from cliploc.support.reporter import SILENT, Reporter
 
 SCHEMA_VERSION = 1
+KIND, VERSION = "audit", 1
+# The facts are all that a row depends on besides the settings; the vectors are safetensors.
+TABLES = ("CREATE TABLE seen (picture TEXT PRIMARY KEY, facts TEXT, row TEXT, drawn TEXT, vectors BLOB NOT NULL)",)
+SAVE, DRAWN = "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?, ?)", "SELECT drawn FROM seen WHERE picture = ?"
 OUTPUTS = CSV, NAMES, JSON, PAGE = "pictures.csv", "names.csv", "audit.json", "audit.html"
 POOL = 24  # pictures whose features and pixels serve as backgrounds
 TEMPLATES = Templates(Path(__file__).with_name("templates"))
@@ -120,19 +128,28 @@ def audit(
     found = find_pictures(pictures, target)
     true = {} if truth is None else _true_boxes(user_path(truth), found)
     if target is not None:
-        Inputs([one.path for one in found.pictures]).check_outputs([target / name for name in OUTPUTS])
+        Inputs([one.path for one in found.pictures]).check_outputs([target / name for name in (FILE, *OUTPUTS)])
     auditor = measure.Auditor(Options.of(**options), names)
     if len(auditor.given) < 2:
         raise UsageError(f"expected two names or more to choose from, got {auditor.names[0]!r} alone: add others")
-    work = _Audit(auditor, {one.id: one.path for one in found.pictures}, true, reporter, swap, seed)
-    audited = work.run()
-    if target is not None:
-        target.mkdir(parents=True, exist_ok=True)
-        with disk_errors(target):
+    with ExitStack() as stack:
+        folder = target or Path(stack.enter_context(TemporaryDirectory()))
+        stack.enter_context(locked(folder))
+        stack.enter_context(disk_errors(folder))
+        store = stack.enter_context(Store(folder / FILE, KIND, VERSION, TABLES))
+        given = {str(one): crc32(getattr(one, "embedding", b"")) for one in auditor.given}
+        store.keep("settings", {"names": given, "swap": swap, "seed": seed, **auditor.localizer.describe()})
+        store.begin_session()
+        work = _Audit(auditor, {one.id: one for one in found.pictures}, true, reporter, store, swap, seed)
+        if target is not None:
+            stack.enter_context(interrupt_message(folder, lambda: f"{work.computed:,} pictures"))
+        audited = work.run()
+        if target is not None:
             for name, row, rows in ((CSV, Picture, audited.pictures), (NAMES, Name, audited.names)):
                 write_text(target / name, csv_text([one.name for one in fields(row)], map(asdict, rows), "\r\n"))
             write_json(target / JSON, audited.document())
-            shown = [(row, drawn) for _, row, drawn in work.worst]
+            worst = [row for row in audited.pictures[:ON_PAGE] if row.risk is not None]
+            shown = [(row, json.loads(store.rows(DRAWN, row.picture)[0][0])) for row in worst]
             about = {"lines": audited.lines(), "table": audited.table(), "pairs": audited.pairs, "swap": swap}
             write_text(target / PAGE, TEMPLATES.render("audit.html", title="Thing or background", shown=shown, **about))
     return audited
@@ -143,51 +160,65 @@ class _Audit:
     """The work of one call."""
 
     auditor: measure.Auditor
-    files: Mapping[str, Path]
+    files: Mapping[str, PictureFile]
     true: measure.TrueBoxes
     reporter: Reporter
+    store: Store
     swap: bool
     seed: int
+    computed: int = 0  # pictures that this call saw; the others were seen before
     failed: dict[str, str] = field(default_factory=dict)
-    worst: list[tuple[float, Picture, list[dict[str, Any]]]] = field(default_factory=list)  # with their drawings
 
     def run(self) -> Audited:
-        """Sees every picture once; some of them first, which lend their backgrounds to all."""
+        """Sees each picture that is not seen yet once; some first, which lend their backgrounds to all."""
 
         def fail(name: str, error: CliplocError) -> None:
             self.failed[name] = str(error).removeprefix(f"{name}: ")
             self.reporter.failed(name, error)
             self.reporter.images(1)
 
-        files, see = self.files, partial(self.auditor.see, true=self.true, reporter=Reporter(failed=fail))
-        pool = np.random.default_rng(self.seed).permutation(sorted(files)).tolist()[:POOL]
-        self.reporter.start(len(files), len(files))
-        lent = [*see({name: files[name] for name in pool})]
-        if len(lent) < 2:
-            raise UsageError("expected two pictures or more that can be read, as they swap backgrounds: add others")
-        others = see({name: path for name, path in files.items() if name not in pool})
+        def see(names: Sequence[str]) -> Iterator[measure.Seen]:
+            return self.auditor.see({name: self.files[name].path for name in names}, self.true, Reporter(failed=fail))
+
+        pool = np.random.default_rng(self.seed).permutation(sorted(self.files)).tolist()[:POOL]
+        lending = crc32(repr([(name, stamp(self.files[name])) for name in pool]).encode())
+        facts = {name: repr([stamp(one), self.true.get(name), lending]) for name, one in self.files.items()}
+        seen_with = dict(self.store.rows("SELECT picture, facts FROM seen"))
+        todo = [name for name, of_picture in facts.items() if seen_with.get(name) != of_picture]
+        self.reporter.start(len(todo), len(self.files))
+        if todo:
+            lent = [*see(pool)]
+            if len(lent) < 2:
+                raise UsageError("expected two pictures or more that can be read, as they swap backgrounds: add others")
+            for seen in chain(lent, see([name for name in todo if name not in pool])):
+                if (name := str(seen.item.id)) in todo:
+                    row, drawn, vectors = self._judged(seen, [one for one in lent if one is not seen])
+                    content = msgspec.json.encode(row), msgspec.json.encode(drawn), arrays.save(vectors)
+                    self.store.write(SAVE, name, facts[name], *content)
+                    self.computed += 1
+                    self.reporter.images(1)
         rows, kept = list[Picture](), list[tuple[int, Any, Any, float, float]]()
-        for seen in chain(lent, others):
-            row, drawn, of_names = self._judged(seen, [one for one in lent if one is not seen])
-            rows.append(row)
-            if of_names is not None and row.lean is not None and row.risk is not None:
-                vectors = (one.cpu().numpy().astype(np.float16) for one in of_names)
-                kept.append((seen.first, *vectors, row.lean, row.risk))
-                self.worst = sorted([*self.worst, (row.risk, row, drawn)], key=lambda one: -one[0])[:ON_PAGE]
-            self.reporter.images(1)
+        every = "SELECT picture, facts, row, vectors FROM seen ORDER BY picture"  # however often the run was resumed
+        for name, of_picture, content, vectors in self.store.each(every):
+            if facts.get(name) == of_picture:
+                row = msgspec.json.decode(content, type=Picture)
+                rows.append(row)
+                if row.lean is not None and row.risk is not None:
+                    first, of_names = self.auditor.names.index(row.prediction), arrays.load(vectors)
+                    kept.append((first, of_names["around"], of_names["alone"], row.lean, row.risk))
         rows.sort(key=lambda row: (row.risk is None, -(row.risk or 0.0), row.picture))
         by_name = self._by_name(*map(np.array, zip(*kept, strict=True))) if kept else ([], [])
         return Audited(rows, *by_name, self.auditor.calibrated and not self.true, self.failed)
 
     def _judged(
         self, seen: measure.Seen, lenders: Sequence[measure.Seen]
-    ) -> tuple[Picture, list[dict[str, Any]], tuple[Any, Any] | None]:
-        """A prediction, its drawings, and `[D]` what is around the thing, and the background alone, if it is known."""
+    ) -> tuple[Picture, list[dict[str, Any]], dict[str, Any]]:
+        """A prediction, its drawings, and `[D]` of what is around the thing and of the background alone, if known."""
         auditor, names, name = self.auditor, self.auditor.names, str(seen.item.id)
-        edges = np.concatenate([seen.xyxy[:, :2].min(axis=0), seen.xyxy[:, 2:].max(axis=0)]).round(2).tolist()
+        edges = [*seen.xyxy[:, :2].min(axis=0).round(2).tolist(), *seen.xyxy[:, 2:].max(axis=0).round(2).tolist()]
         row = Picture(name, names[seen.first], names[seen.second], round(seen.margin, 4), seen.box, *edges)
         if seen.box == "none":
-            return row, [], None
+            return row, [], {}
         order = [lenders[i] for i in np.random.default_rng([self.seed, *name.encode()]).permutation(len(lenders))]
         order.sort(key=lambda one: one.first == seen.first)  # those of another name first
         donors = [order[i % len(order)] for i in range(measure.DONORS + measure.SWAPS)]
@@ -195,7 +226,7 @@ class _Audit:
         known = auditor.facts(seen, swapped)
         risk, baseline = float(auditor.risk(known)[0]), float(auditor.baseline(known[:, :2])[0])
         lean = 1 - float((swapped[measure.DONORS : -1] @ auditor.texts[seen.first]).mean()) / max(seen.cosine, 1e-6)
-        facts = {"outside": seen.outside(), "lean": lean, "risk": risk, "baseline": baseline}
+        facts: dict[str, Any] = {"outside": seen.outside(), "lean": lean, "risk": risk, "baseline": baseline}
         drawn = [embedded(_drawn(seen), name, quality=75)]
         if self.swap:
             pixels = auditor.pixels(seen, donors[measure.DONORS :])
@@ -204,7 +235,8 @@ class _Audit:
             small = [ImageOps.contain(Image.fromarray(one.permute(1, 2, 0).numpy()), (SIDE, SIDE)) for one in pixels]
             drawn += [embedded(one, f"predicted: {name}", quality=75) for one, name in zip(small, best, strict=True)]
         facts = {key: round(value, 4) if isinstance(value, float) else value for key, value in facts.items()}
-        return Picture(**{**asdict(row), **facts}), drawn, (auditor.surroundings(seen), swapped[-1])
+        vectors = {"around": auditor.surroundings(seen), "alone": swapped[-1]}
+        return replace(row, **facts), drawn, {key: one.half().cpu().numpy() for key, one in vectors.items()}
 
     def _by_name(self, first: Any, around: Any, alone: Any, lean: Any, risk: Any) -> tuple[list[Name], list[Pair]]:
         """The names that are predicted, and pairs of them, from columns of the pictures."""

@@ -22,7 +22,7 @@ from cliploc.images.reading import SUFFIXES, open_picture, orientation
 from cliploc.options import is_integer, short
 from cliploc.registry import Registry
 from cliploc.runs.picture_files import LabelledPicture, PromptedDataset, PromptedPicture
-from cliploc.support.files import lines_of, read_json, read_text
+from cliploc.support.files import read_json, read_text
 from cliploc.values import ClassName, Dataset, FloatArray, Problem, Role, Sample
 
 F = TypeVar("F")
@@ -164,7 +164,7 @@ def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
 def words(path: Path, cells: int) -> list[list[str]]:
     """The rows of a text file with so many cells separated by spaces; the last cell may contain spaces."""
     with reading(path):
-        return _checked(path, [line.strip().split(maxsplit=cells - 1) for line in lines_of(path)], cells)
+        return _checked(path, [line.strip().split(maxsplit=cells - 1) for line in read_text(path).splitlines()], cells)
 
 
 def _checked(path: Path, rows: list[list[str]], cells: int | None) -> list[list[str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cliploc.evaluate.data import _base as base
 from cliploc.formats import Box, voc
-from cliploc.support.files import lines_of
+from cliploc.support.files import read_text
 
 PHRASE = re.compile(r"\[/EN#(\S+?)/\S+ ([^\]]*)\]")  # [/EN#283585/people A girl]
 
@@ -61,6 +61,6 @@ def read(root: Path, split: str, problems: base.Problems) -> base.Annotations:
 
 def _phrases(path: Path) -> Iterator[tuple[str, str, str]]:
     """Sentence and place, entity, and words of each phrase."""
-    for i, line in enumerate(line for line in lines_of(path) if line.strip()):
+    for i, line in enumerate(line for line in read_text(path).splitlines() if line.strip()):
         for j, (entity, phrase) in enumerate(PHRASE.findall(line)):
             yield f"{i}/{j}", entity, base.plain_phrase(phrase)

@@ -7,12 +7,13 @@ with the WSOL evaluation's.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from cliploc.evaluate.data._base import Annotations, Candidate, Problems, Split, needed_folder, reader
 from cliploc.evaluate.data.voc import read_pictures
-from cliploc.evaluate.data.wsol import Truth, imagenet_class_names, metadata_folder, read_metadata
+from cliploc.evaluate.data.wsol import imagenet_class_names, metadata_folder, read_metadata
 from cliploc.images.reading import SUFFIXES
 
 PICTURES = ("val", "ILSVRC/val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val")
@@ -50,32 +51,29 @@ def read(root: Path, split: str, problems: Problems) -> Annotations:  # noqa: AR
         elif entry.suffix.lower() in SUFFIXES:
             places[entry.name] = ""
     metadata = metadata_folder(root, METADATA)
-    truths: Iterable[Truth]
     if metadata is not None:
-        truths = read_metadata(metadata, problems.append)[1]
+        listed = read_metadata(metadata, problems.append)[1]
     else:
         folder = needed_folder(root, (*ANNOTATIONS, METADATA[0]), "annotations")
-        truths = _of_xml(folder, places, {class_name.wnid: i for i, class_name in enumerate(classes)}, problems)
+        listed = _of_xml(folder, places, {class_name.wnid: i for i, class_name in enumerate(classes)}, problems)
     candidates = []
-    for truth in truths:
-        name, label = truth.image_id.rsplit("/", 1)[-1], truth.label
+    for one in listed:
+        name, label = one.path.name, one.label
         place = places.get(name, "")
         wnid = classes[label].wnid if 0 <= label < len(classes) else ""
         if place and wnid and place != wnid:
             problems.add("label mismatch", f"val/{name}", f"annotated as {wnid}, but in the folder {place}: left out")
         else:
-            path = pictures / place / name
-            candidates.append(
-                Candidate(f"val/{name}", path, label, truth.xyxy, truth.size_wh if all(truth.size_wh) else None)
-            )
+            candidates.append(replace(one, id=f"val/{name}", path=pictures / place / name))
     return Annotations(classes, candidates)
 
 
-def _of_xml(folder: Path, places: Mapping[str, str], labels: Mapping[str, int], problems: Problems) -> Iterator[Truth]:
+def _of_xml(folder: Path, places: Mapping[str, str], labels: Mapping[str, int], problems: Problems) -> list[Candidate]:
     files = {f"val/{file.stem}.JPEG": file for file in sorted(folder.glob("*.xml"))}
     stems = {Path(name).stem for name in places} - {file.stem for file in files.values()}
     for stem in sorted(stems):
         problems.add("unannotated picture", stem, f"a picture without {folder / stem}.xml: left out")
+    found = []
     for name, picture in read_pictures(files, problems).items():
         wnids = sorted({thing.names[0] for thing in picture.objects})
         if not wnids:
@@ -84,5 +82,6 @@ def _of_xml(folder: Path, places: Mapping[str, str], labels: Mapping[str, int], 
             reason = f"expected objects of one of ILSVRC's classes, got {wnids}: left out"
             problems.add("label mismatch", name, reason)
         else:
-            edges = tuple(thing.edges for thing in picture.objects if thing.edges is not None)
-            yield Truth(name, labels[wnids[0]], picture.size_wh or (0, 0), edges)
+            edges = [thing.edges for thing in picture.objects if thing.edges is not None]
+            found.append(Candidate(name, Path(name), labels[wnids[0]], edges, picture.size_wh))
+    return found

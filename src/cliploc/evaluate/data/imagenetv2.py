@@ -6,10 +6,11 @@ edges in original pixels, unchanged: they reach width − 1 and height − 1.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from cliploc.errors import UsageError
-from cliploc.evaluate.data._base import HELP, Annotations, Candidate, Problems, Split, csv_rows, needed_folder, reader
+from cliploc.evaluate.data._base import HELP, Annotations, Problems, Split, csv_rows, needed_folder, reader
 from cliploc.evaluate.data.wsol import imagenet_class_names, metadata_folder, read_metadata
 
 PICTURES = ("val2", "ILSVRC/val2", "imagenetv2-threshold0.7", "imagenetv2-threshold0.7-format-val", ".")
@@ -43,15 +44,15 @@ def read(root: Path, split: str, problems: Problems) -> Annotations:  # noqa: AR
     # Each picture's name → its name in the other release, in both directions.
     other = {a: b for row in rows for a, b in (row, reversed(row))}
     candidates = []
-    for truth in read_metadata(metadata, problems.append)[1]:
-        name, label = truth.image_id.removeprefix("val2/"), truth.label
+    for one in read_metadata(metadata, problems.append)[1]:
+        name, label = one.id.removeprefix("val2/"), one.label
         wnid = classes[label].wnid if 0 <= label < len(classes) else ""
         spellings = (name, other.get(f"{label}/{Path(name).name}", name))
         files = dict.fromkeys(Path(spelling).name for spelling in spellings)
         places = [pictures / place / file for file in files for place in (str(label), wnid) if place]
         path = next((place for place in places if place.is_file()), places[0])
         hint = "" if other else f"it may be there under its other name: put {MAPPING} beside the boxes"
-        candidates.append(Candidate(f"val2/{name}", path, label, truth.xyxy, truth.size_wh, hint=hint))
+        candidates.append(replace(one, id=f"val2/{name}", path=path, hint=hint))
     return Annotations(classes, candidates)
 
 

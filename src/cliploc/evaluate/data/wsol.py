@@ -6,25 +6,15 @@ height − 1, so a box over the whole of a 500×375 picture is 0, 0, 499, 374 th
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.data import _base as base
 from cliploc.find.prompts import imagenet_classes
-from cliploc.formats import Box, Size
+from cliploc.formats import Box
 from cliploc.values import ClassName, Problem
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What metadata say of one image: label, size, 0, 0 if it is not known, and boxes in original pixels, unchanged."""
-
-    image_id: str
-    label: int
-    size_wh: Size
-    xyxy: tuple[Box, ...]
 
 
 @base.reader(
@@ -44,10 +34,8 @@ IMAGE                      the pictures, of any size
 )
 def read(root: Path, split: str, problems: base.Problems) -> base.Annotations:  # noqa: ARG001 - both splits are the whole folder
     """Reads the folder. Sample ids are the pictures' paths below the root."""
-    _, truths = read_metadata(root / "metadata", problems.append)
-    candidates = [
-        base.Candidate(t.image_id, root / t.image_id, t.label, t.xyxy, t.size_wh, resized=True) for t in truths
-    ]
+    _, listed = read_metadata(root / "metadata", problems.append)
+    candidates = [replace(one, path=root / one.path, resized=True) for one in listed]
     path = root / "synsets.csv"
     rows = base.csv_rows(path, 3)
     if not rows or rows[0] != ["label", "wnid", "synset_words"]:
@@ -62,8 +50,8 @@ def read(root: Path, split: str, problems: base.Problems) -> base.Annotations:  
     return base.Annotations(tuple(classes), candidates)
 
 
-def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> tuple[list[str], list[Truth]]:
-    """All ids of the four WSOL metadata files, and what is of images in all; `leave_out` gets every problem."""
+def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> tuple[list[str], list[base.Candidate]]:
+    """All ids of the four WSOL metadata files, and the images in all, unchanged; `leave_out` gets every problem."""
 
     def refuse(image_id: str, reason: str) -> None:
         leave_out(Problem("metadata", image_id, reason))
@@ -92,7 +80,7 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
     for name, table_of in files.items():
         for key in sorted(table_of.keys() - ids.keys()):
             refuse(key, f"in {name}.txt, but not in image_ids.txt: add it or remove it")
-    truths = []
+    found = []
     for key in ids:
         if missing := [name for name, table_of in files.items() if key not in table_of]:
             refuse(key, f"not in {missing[0]}.txt: add its line")
@@ -102,8 +90,8 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
             refuse(key, f"expected a size of at least 1×1, got {base.by(sizes[key])}: correct image_sizes.txt")
         else:
             width, height = map(int, sizes[key])
-            truths.append(Truth(key, int(labels[key][0]), (width, height), tuple(boxes[key])))
-    return [*ids], truths
+            found.append(base.Candidate(key, Path(key), int(labels[key][0]), boxes[key], (width, height)))
+    return [*ids], found
 
 
 def metadata_folder(root: Path, places: Iterable[str]) -> Path | None:

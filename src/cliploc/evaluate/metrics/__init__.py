@@ -15,6 +15,7 @@ from cliploc.evaluate.metrics._base import (
     all_metrics,
     all_numbers,
     joined,
+    known_mean,
     measure_map,
     metric,
     metrics,

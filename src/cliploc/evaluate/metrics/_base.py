@@ -355,6 +355,11 @@ def ratio(part: Any, total: Any) -> Floats:
     return shares
 
 
+def known_mean(values: Floats) -> Floats:
+    """The mean over the first axis, `[n, …]` → `[…]`, of those that are numbers; NaN where none is."""
+    return ratio(np.nansum(values, axis=0), np.isfinite(values).sum(axis=0))
+
+
 def by_class(labels: Sequence[int | None], right: npt.NDArray[np.generic]) -> dict[int, float]:
     """The mean of each class; images without a label are left out."""
     rows: dict[int, list[int]] = {}

@@ -113,24 +113,19 @@ class MeanIoU:
         interval = None
         if bootstrap.replicates:
             drawn, both = self._drawn  # each [K, R]
-            means = _mean(base.ratio(drawn, both - drawn))  # [R]
+            means = base.known_mean(base.ratio(drawn, both - drawn))  # [R]
             means = means[np.isfinite(means)]  # with few images, a replicate may draw none of them
             interval = bootstrap.quantiles(means) if len(means) else None
         return MeanIoUResult(
             n,
-            float(_mean(iou)),
+            float(base.known_mean(iou)),
             interval,
-            float(_mean(accuracy)),
+            float(base.known_mean(accuracy)),
             float(base.ratio(intersection.sum(), true.sum())),
             iou,
             accuracy,
             self._confusion.copy(),
         )
-
-
-def _mean(shares: Floats) -> Floats:
-    """The mean over classes, `[K, …]` → `[…]`, of those that are numbers; NaN where none is."""
-    return base.ratio(np.nansum(shares, axis=0), np.isfinite(shares).sum(axis=0))
 
 
 def average_precision(scores: npt.ArrayLike, right: npt.ArrayLike) -> float:

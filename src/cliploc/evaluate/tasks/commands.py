@@ -14,7 +14,7 @@ from cliploc.cli.terminal import Terminal, grid, titled
 from cliploc.errors import UsageError
 from cliploc.find.recipes import Recipe, recipe_of
 from cliploc.options import OF_LOCALIZATION, Options, parse_list
-from cliploc.runs.plan import Grid, ModelSetup, Setting
+from cliploc.runs.plan import ModelSetup, Setting, expand_grid
 from cliploc.runs.store import FILE
 from cliploc.support.files import Inputs, write_output
 from cliploc.support.imports import check_installed
@@ -108,12 +108,12 @@ def plan_of(
     if not recipes:
         # Without --method, a method that does not run on another model is left out without a line.
         unfit = unfit_for_setup if named else lambda *of: None if unfit_for_setup(*of) is None else ""
-        return Plan(setups, *Grid(setups, chosen or of_recipes, options_of, baselines(), (), default).settings(unfit))
+        return Plan(setups, *expand_grid(setups, chosen or of_recipes, unfit, options_of, baselines(), (), default))
     setups = [
         setup if recipe is None else replace(setup, options=setup.options.but(recipe=None).filled(recipe.options))
         for setup, recipe in zip(setups, of_setups, strict=True)
     ]
-    return Plan(setups, *Grid(setups, chosen, options_of, baselines(), of_setups, default).settings(unfit_for_setup))
+    return Plan(setups, *expand_grid(setups, chosen, unfit_for_setup, options_of, baselines(), of_setups, default))
 
 
 def _methods_of(named: list[str], setups: Sequence[ModelSetup]) -> tuple[list[str], list[Recipe | None]]:

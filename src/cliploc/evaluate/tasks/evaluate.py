@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -13,9 +13,9 @@ import numpy.typing as npt
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate import metrics
 from cliploc.evaluate.data import boxes_inside
-from cliploc.evaluate.data.wsol import Truth, read_metadata, read_predictions
+from cliploc.evaluate.data.wsol import read_metadata, read_predictions
 from cliploc.support.reporter import SILENT, Reporter
-from cliploc.values import Dataset, DatasetSplit, Problem
+from cliploc.values import Dataset, DatasetSplit, Problem, Sample
 
 Columns = dict[str, Any]
 S = TypeVar("S")
@@ -104,10 +104,7 @@ def evaluate_folder(
     """Evaluates any tool's `<image_id>.npy` in 0–1 by WSOL metadata or a dataset; no threshold: the best of these."""
     leave_out, maps = LeftOut(reporter), folder_of("maps", maps)
     if isinstance(truth, DatasetSplit):
-        ids = [sample.id for sample in truth.samples]
-        truths = [
-            Truth(one.id, one.label, one.size_wh, tuple(map(tuple, one.boxes_xyxy.tolist()))) for one in truth.samples
-        ]
+        ids, truths = [sample.id for sample in truth.samples], [*truth.samples]
     else:
         ids, truths = _of_metadata(maps, truth, leave_out)
     ranked = read_predictions(predictions, leave_out) if predictions is not None else {}
@@ -121,10 +118,10 @@ def evaluate_folder(
     evaluated, measure = 0, partial(_measure_map, maps, convention, chosen)
     for one, columns in measured(truths, measure, leave_out, reporter):
         evaluated += 1
-        if predictions is not None and one.image_id not in ranked:
-            leave_out(Problem("prediction", one.image_id, "no line in the predictions: not in the Top-k numbers"))
+        if predictions is not None and one.id not in ranked:
+            leave_out(Problem("prediction", one.id, "no line in the predictions: not in the Top-k numbers"))
         for metric in chosen:
-            metric.add(one.image_id, columns, one.label, ranked.get(one.image_id))
+            metric.add(one.id, columns, one.label, ranked.get(one.id))
     if not evaluated:
         raise UsageError(f"none of {len(ids)} pictures could be evaluated: check {maps} and their true boxes")
     summaries = [metric.summarise(False, bootstrap) for metric in chosen]
@@ -136,16 +133,17 @@ def evaluate_folder(
     return EvaluatedFolder(document | left_out_entries(leave_out.problems), lines_of(titles, numbers, percents, notes))
 
 
-def _of_metadata(maps: Path, metadata: str | Path, leave_out: LeftOut) -> tuple[list[str], list[Truth]]:
+def _of_metadata(maps: Path, metadata: str | Path, leave_out: LeftOut) -> tuple[list[str], list[Sample]]:
     """All ids, and the true boxes; also of maps that have none."""
     ids, listed = read_metadata(metadata, leave_out)
     truths = []
-    for truth in listed:
-        boxes, met = boxes_inside(truth.xyxy, truth.size_wh)
+    for one in listed:
+        assert one.size_wh is not None
+        boxes, met = boxes_inside(one.boxes, one.size_wh)
         for _, reason in met:
-            leave_out(Problem("metadata", truth.image_id, reason))
+            leave_out(Problem("metadata", one.id, reason))
         if boxes:
-            truths.append(replace(truth, xyxy=tuple(boxes)))
+            truths.append(Sample(one.id, one.path, one.label, one.size_wh, np.array(boxes, np.float32)))
     known = {f"{image_id}.npy" for image_id in ids}
     for path in sorted({path.relative_to(maps).as_posix() for path in maps.rglob("*.npy")} - known):
         leave_out(Problem("metadata", path, "a map whose image is not in image_ids.txt: add its metadata or remove it"))
@@ -153,19 +151,19 @@ def _of_metadata(maps: Path, metadata: str | Path, leave_out: LeftOut) -> tuple[
 
 
 def _measure_map(
-    maps: Path, convention: metrics.Convention, chosen: Sequence[metrics.Metric], truth: Truth
+    maps: Path, convention: metrics.Convention, chosen: Sequence[metrics.Metric], truth: Sample
 ) -> Columns | Problem:
     """The metrics' columns of one map, or its problem."""
-    path = maps / f"{truth.image_id}.npy"
+    path = maps / f"{truth.id}.npy"
     try:
         heat = metrics.checked_map(read_map(path, convention), convention)
-        judged = metrics.JudgedMap(truth.image_id, heat, np.array(truth.xyxy), truth.size_wh, convention=convention)
+        judged = metrics.JudgedMap(truth.id, heat, truth.boxes_xyxy, truth.size_wh, convention=convention)
         columns: Columns = {}
         for metric in chosen:
             columns |= metric.measure(judged)
         return columns
     except InputError as error:
-        return Problem("map", truth.image_id, str(error))
+        return Problem("map", truth.id, str(error))
 
 
 def read_map(path: Path, convention: metrics.Convention) -> npt.NDArray[np.generic]:

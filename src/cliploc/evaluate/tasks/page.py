@@ -21,7 +21,7 @@ WRITERS = {
 def write_report(folder: str | os.PathLike[str], *, pictures: bool = True) -> Path:
     """Writes any benchmark's report into its folder, the same bytes each time; `pictures`: with photographs."""
     with open_run(Path(folder)) as run:
-        kind = run["manifest"]["kind"]
+        kind = run.manifest["kind"]
     if kind not in WRITERS:
         raise UsageError(f"expected the folder of a benchmark, got one of {kind}, {folder}: give a benchmark's --out")
     return WRITERS[kind](Path(folder), pictures=pictures)

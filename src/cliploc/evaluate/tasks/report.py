@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ from PIL import Image
 from cliploc.draw.html import Templates
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.tasks.paired import Comparison
+from cliploc.evaluate.tasks.rows import R, rows_of
 from cliploc.images.reading import load
-from cliploc.runs.store import Row, manifest_of, open_run, rows_in
+from cliploc.runs.store import manifest_of, open_run
 from cliploc.support.files import locked, write_output
 from cliploc.values import ClassName, Problem
 
 FILES = ("tables.csv", "tables.md", "report.html")
 TASKS = ("boxes", "segmentation", "faithfulness", "presence")
 TEMPLATES = Templates(*(Path(__file__).parent / task / "templates" for task in ("", *TASKS)))
-THUMB = 28  # side of the small maps in the rows of a benchmark
 MOST_LISTED = 200  # problems, and failures, that a page names
 
 
@@ -41,12 +41,38 @@ class DatasetEntry(msgspec.Struct, frozen=True):
     problems: list[Problem] = []
 
 
+class SettingEntry(msgspec.Struct, frozen=True):
+    """A setting in a manifest."""
+
+    id: str
+    model: str | None = None
+    method: str | None = None
+    pretrained: str | None = None
+    threshold: Any = None  # of its boxes
+    known_classes: list[int] | None = None  # labels that its label maps can have; None: all
+    refine: list[str] = []
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What numbers and reports need of any manifest."""
+
+    dataset: DatasetEntry
+    settings: list[SettingEntry]
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A picture that a setting could not evaluate."""
+
+    sample: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class SettingResult:
     """One model × method × prompt setting."""
 
     id: str  # its id in the manifest and the rows
-    about: Mapping[str, Any]  # its entry in the manifest
+    about: SettingEntry
     numbers: Mapping[str, Any]  # its entry in summary.json; empty where none of its pictures could be evaluated
     index: int  # its place, which determines its colour
 
@@ -70,9 +96,9 @@ class SettingResult:
         return msgspec.convert(self.numbers.get("compared"), Comparison | None)
 
     @property
-    def failed(self) -> list[tuple[str, str]]:
-        """Its failures: the sample and the reason of each."""
-        return [(one["sample"], one["reason"]) for one in self.numbers.get("failed", ())]
+    def failed(self) -> list[Failure]:
+        """Its failures."""
+        return msgspec.convert(self.numbers.get("failed", ()), list[Failure])
 
 
 @dataclass(frozen=True)
@@ -105,11 +131,10 @@ class TaskRun:
             "cliploc": str(self.manifest.get("cliploc_version") or ""),
         }
 
-    def rows_of_samples(self, columns: Sequence[str], samples: Collection[str]) -> dict[tuple[str, str], Row]:
-        """(sample, setting) → these columns of the rows of these samples that did not fail."""
+    def rows_of_samples(self, kind: type[R], samples: Collection[str]) -> dict[tuple[str, str], R]:
+        """(sample, setting) → the rows of these samples that did not fail."""
         which = f"row.status = 'ok' AND row.sample IN ({', '.join('?' * len(samples))})"
-        found = rows_in(self.folder, ["sample", "setting", *columns], which, *samples)
-        return {(row["sample"], row["setting"]): row for row in found}
+        return {(row.sample, row.setting): row for row in rows_of(self.folder, kind, which, *samples)}
 
     def photograph(self, path: str, size_wh: tuple[int, int]) -> Image.Image | None:
         """A small copy of a photograph; None if it cannot be read: then the page has the maps alone."""
@@ -122,7 +147,7 @@ class TaskRun:
     def render(self, template: str, **values: Any) -> str:
         """The page; its end has problems of the dataset, failures of settings, and the manifest."""
         problems = self.dataset.problems
-        failures = [(each.id, *failure) for each in self.settings for failure in each.failed]
+        failures = [(each.id, one.sample, one.reason) for each in self.settings for one in each.failed]
         hidden = ("classes", "reasons", "problems")
         data = {key: value for key, value in self.manifest["dataset"].items() if key not in hidden}
         return TEMPLATES.render(
@@ -144,22 +169,24 @@ def read_run(
 ) -> TaskRun:
     """Reads a benchmark's folder."""
     with open_run(folder) as run:
-        about, numbers = manifest_of(run), run.get("summary")
-    if numbers is None:
+        manifest, numbers = manifest_of(run), run.summary
+    if not numbers:
         raise UsageError(f"expected a finished cliploc benchmark in {folder}, got a stopped one: run its command again")
 
-    def worst_last(entry: Mapping[str, Any]) -> float:
-        value = best(about, numbers[entry["id"]])
+    about = msgspec.convert(manifest, Manifest)
+
+    def worst_last(entry: SettingEntry) -> float:
+        value = best(manifest, numbers[entry.id])
         return math.inf if value is None else -value  # 0 is a number, and a missing one is less than any
 
-    ranked = sorted(about["settings"], key=worst_last)
-    settings = [SettingResult(each["id"], each, numbers[each["id"]], i) for i, each in enumerate(ranked)]
-    return TaskRun(folder, about, tuple(settings), msgspec.convert(about["dataset"], DatasetEntry))
+    ranked = sorted(about.settings, key=worst_last)
+    settings = [SettingResult(each.id, each, numbers[each.id], i) for i, each in enumerate(ranked)]
+    return TaskRun(folder, manifest, tuple(settings), about.dataset)
 
 
-def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES) -> Path:
-    """Writes the files of a report into a folder; the last is the page."""
+def write_files(folder: Path, *texts: str) -> Path:
+    """Writes the files of a report into a folder: `FILES`, of which the last is the page."""
     with locked(folder):
-        for name, text in zip(names, texts, strict=True):
+        for name, text in zip(FILES, texts, strict=True):
             write_output(folder / name, text.encode("utf-8", "backslashreplace"), "--out")
-    return folder / names[-1]
+    return folder / FILES[-1]

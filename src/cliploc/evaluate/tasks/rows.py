@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from cliploc.errors import UsageError
 from cliploc.evaluate.metrics import all_metrics
-from cliploc.evaluate.tasks.report import THUMB
 from cliploc.runs import picture_files, store
 from cliploc.support.files import write_atomic
 from cliploc.support.imports import install, not_installed
@@ -18,6 +18,7 @@ from cliploc.values import Sample
 
 # column → its kind, a key of `SQL` or "box", "values", "curves"; "float[]": a list of floats
 Columns = Mapping[str, str]
+THUMB = 28  # side of the small maps in rows of boxes
 BATCH = 1_000  # rows that are held in memory at a time
 SQL = {
     "text": "TEXT",
@@ -32,6 +33,27 @@ OF_PICTURE: Columns = {
     "width": "int32",
     "height": "int32",
 }
+
+
+class PictureRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What every row has: a picture, a setting, and whether it was evaluated; a task's own add what else is read."""
+
+    sample: str
+    setting: str
+    status: str = "ok"
+    reason: str | None = None  # why it was not evaluated
+    path: str = ""
+    blake2b: str = ""
+    width: int = 0
+    height: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was evaluated."""
+        return self.status == "ok"
+
+
+R = TypeVar("R", bound=PictureRow)
 
 
 def box_columns() -> Columns:
@@ -88,6 +110,12 @@ def table_of(columns: Columns) -> str:
     return f"CREATE TABLE row ({', '.join(lines)}, PRIMARY KEY (sample, setting))"
 
 
+def rows_of(folder: Path, kind: type[R], where: str = "1", *values: Any) -> Iterator[R]:
+    """The rows of a run, one after the other, with the columns that `kind` has; its defaults stand for null."""
+    for row in store.rows_in(folder, kind.__struct_fields__, where, *values):
+        yield msgspec.convert({name: value for name, value in row.items() if value is not None}, kind)
+
+
 def cells_of(rows: Iterable[store.Row], columns: Columns) -> Iterator[list[Any]]:
     """The values of rows as the table `row` has them."""
     for row in rows:
@@ -124,9 +152,7 @@ def schema_of(columns: Columns) -> Any:
 
 def to_table(rows: Sequence[store.Row], columns: Columns) -> Any:
     """Rows as a `pyarrow.Table`; columns that a row does not have are null."""
-    pa, schema = arrow(), schema_of(columns)
-    arrays = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    return arrow().Table.from_pylist(rows, schema=schema_of(columns))
 
 
 def write_parquet(path: Path, rows: Iterable[store.Row], columns: Columns) -> None:

@@ -117,7 +117,7 @@ def numbers_csv(
     """A row for each setting: its numbers, the ends of their intervals, how it compares, counts, and the dataset."""
     rows = []
     for setting in run.settings:
-        row = {"setting": setting.id, "model": setting.about.get("model"), "method": setting.about.get("method")}
+        row: dict[str, Any] = {"setting": setting.id, "model": setting.about.model, "method": setting.about.method}
         for key in numbers:
             low, high = setting.interval(key) or (None, None)
             row |= {key: setting.number(key), f"{key}_low": low, f"{key}_high": high}

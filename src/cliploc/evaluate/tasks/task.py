@@ -15,8 +15,7 @@ from cliploc import __version__
 from cliploc.errors import CliplocError, UnknownNameError, UsageError
 from cliploc.evaluate.data import LabelledDataset, PromptedDataset, subsets
 from cliploc.evaluate.metrics import DEFAULT, Bootstrap
-from cliploc.evaluate.tasks import paired
-from cliploc.evaluate.tasks.rows import Columns, arrow, cells_of, place_of, table_of, write_parquet
+from cliploc.evaluate.tasks import paired, report, rows
 from cliploc.evaluate.tasks.tables import Best, Cell, number_cell, seven_digits, to_latex
 from cliploc.evaluate.tasks.worker import EvaluationWorker, EvaluatorOf
 from cliploc.registry import plugin_sources
@@ -30,7 +29,6 @@ from cliploc.values import Dataset, DatasetSplit, Sample
 AnyDataset: TypeAlias = Dataset | LabelledDataset | PromptedDataset
 Manifest = Mapping[str, Any]
 Summary = dict[str, Any]
-COUNTED = ("sample", "setting", "status", "reason")  # the columns that counting pictures needs
 EXPORTS = ("manifest.json", "summary.json", "rows.parquet", "tables.tex")  # what a run writes at its end
 OTHER_SAMPLES = "the set's pictures, their sizes or their truth are not those that it was computed with"
 
@@ -38,8 +36,8 @@ OTHER_SAMPLES = "the set's pictures, their sizes or their truth are not those th
 class Tally:
     """Counts the rows of one setting; this one only pictures, for runs whose rows are read by what follows them."""
 
-    def add(self, row: store.Row) -> None:
-        """Counts the row of a picture that did not fail."""
+    def add(self, row: Any) -> None:
+        """Counts the row of a picture that did not fail, of the kind that its task reads."""
 
     def summary(self, counts: Mapping[str, int], bootstrap: Bootstrap) -> Summary:  # noqa: ARG002
         """The numbers, with these counts of pictures among them."""
@@ -57,10 +55,10 @@ class BenchmarkTask:
     kind: str  # as its manifest has it
     version: int  # of the format of manifest and summary
     files: Sequence[str]  # names of the files of its report
-    columns: Callable[[], Columns]  # of the rows, one for each picture and setting
-    counted: Callable[[], Sequence[str]] = lambda: COUNTED  # the columns that the numbers need
-    # makes what counts the rows of a setting, by its entry
-    tally: Callable[[Mapping[str, Any], Manifest], Tally] = lambda *_: Tally()
+    columns: Callable[[], rows.Columns]  # of the rows, one for each picture and setting
+    row: Callable[[], type[rows.PictureRow]] = lambda: rows.PictureRow  # what the numbers need of a row
+    # makes what counts the rows of a setting
+    tally: Callable[[report.SettingEntry, report.DatasetEntry, Manifest], Tally] = lambda *_: Tally()
     # lines that explain the table; None: the meanings of its numbers
     legend: Callable[[Mapping[str, Summary], Manifest], list[str]] | None = None
     # the numbers that tables can have: key → title and meaning
@@ -98,8 +96,8 @@ class BenchmarkResult:
         """Sample → why it is not in the numbers, of all settings."""
         failed: dict[str, str] = {}
         for numbers in self.summary.values():
-            for failure in numbers["failed"]:
-                failed.setdefault(failure["sample"], failure["reason"])
+            for failure in msgspec.convert(numbers["failed"], list[report.Failure]):
+                failed.setdefault(failure.sample, failure.reason)
         return failed
 
     def document(self) -> dict[str, Any]:
@@ -164,7 +162,7 @@ def run_task(
     phase: str = "benchmark",
 ) -> BenchmarkResult:
     """Runs a task into a folder, or resumes it; `entries`: what the numbers depend on besides dataset and settings."""
-    arrow()  # refused now, not after hours
+    rows.arrow()  # refused now, not after hours
     of_rows = task.columns()
     shards = tuple(plan.shards_of(dataset.samples, shard_size))
     worker_of = partial(EvaluationWorker, evaluator_of, of_rows, dataset.root, tuple(setups))
@@ -193,7 +191,7 @@ def run_task(
         changed = {shard.index: names for shard in shards if (names := _changed(run, shard, stamps))}
         if changed:
             pictures = pictures_in_words([name for names in changed.values() for name in names])
-            if others := run["manifest"]["settings"].keys() - {setting.id for setting in settings}:
+            if others := run.manifest["settings"].keys() - {setting.id for setting in settings}:
                 raise UsageError(f"{out}: replaced since they were computed: {pictures}: also name {', '.join(others)}")
             again = f"the rows of {sum(len(shards[index].samples) for index in changed)} computed again"
             notes.add([f"replaced since they were computed: {pictures}; {again}"])
@@ -216,18 +214,17 @@ def run_task(
 
         def save(part: Part) -> None:
             nonlocal done, left
-            samples, rows = shards[part.index].samples, part.content
-            digests = {row["sample"]: row["blake2b"] for row in rows}
+            samples, found = shards[part.index].samples, msgspec.convert(part.content, list[rows.PictureRow])
+            digests = {row.sample: row.blake2b for row in found}
             places = enumerate((sample.id for sample in samples), part.index * shard_size)
             with run.transaction():
-                _forget(run, shards[part.index], {row["setting"] for row in rows})
+                _forget(run, shards[part.index], {row.setting for row in found})
                 run.insert("picture", [(place, name, digests[name], stamps[name]) for place, name in places])
-                run.insert("row", cells_of(rows, of_rows))
+                run.insert("row", rows.cells_of(part.content, of_rows))
             done, left = done + 1, left - len(samples)
             notes.add(part.notes)
             # Each sample with its different reasons, for any number of settings.
-            failures = ((row["sample"], row["reason"]) for row in rows if row["status"] != "ok")
-            for sample, reason in dict.fromkeys(failures):
+            for sample, reason in dict.fromkeys((row.sample, row.reason) for row in found if not row.ok):
                 reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
 
         run.begin_session()
@@ -243,7 +240,7 @@ def run_task(
 
 def _begun(
     out: Path, task: BenchmarkTask, manifest: Manifest, samples: Manifest, local: Manifest, folders: Sequence[str]
-) -> store.Store:
+) -> store.Evaluation:
     """The file of a run: new, or of the same settings and samples."""
     taken = [name for name in (*EXPORTS, *task.files, *folders) if os.path.lexists(out / name)]
     if taken and "manifest.json" not in taken and not (out / store.FILE).exists():  # with one: `open_run` refuses it
@@ -251,19 +248,19 @@ def _begun(
             f"{out} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
             "choose another --out"
         )
-    run, asked_for = store.open_run(out, (store.PICTURE, table_of(task.columns()))), {*manifest["settings"]}
+    run, asked = store.open_run(out, (store.PICTURE, rows.table_of(task.columns()))), manifest["settings"]
     try:
         with run.transaction():
-            if stored := run.get("manifest"):  # settings are added to those of before
-                before, asked = stored["settings"], manifest["settings"]
-                run["manifest"] = {**stored, "settings": {**asked, **before}}
+            if stored := run.manifest:  # settings are added to those of before
+                before = stored["settings"]
+                run.manifest = {**stored, "settings": {**asked, **before}}
                 manifest = {**manifest, "settings": {**before, **asked}}
             run.keep("manifest", manifest)
             # Compared last: it follows from others, such as a limit.
-            if run.get("samples", samples) != samples:
+            if run.samples not in ({}, samples):
                 raise UsageError(f"{out}: {OTHER_SAMPLES}: put them back, or choose another --out")
-            run["samples"], run["here"] = samples, local
-            for name in manifest["settings"].keys() - asked_for:
+            run.samples, run.here = samples, local
+            for name in manifest["settings"].keys() - asked:
                 [(count,)] = run.rows("SELECT count(*) FROM row WHERE setting = ?", name)
                 if count < samples["samples"]:
                     raise UsageError(f"{out}: {name} is not finished: repeat its command, then add others")
@@ -273,33 +270,32 @@ def _begun(
     return run
 
 
-def conclude(out: Path, run: store.Store, task: BenchmarkTask) -> dict[str, Summary]:
+def conclude(out: Path, run: store.Evaluation, task: BenchmarkTask) -> dict[str, Summary]:
     """Computes the numbers of all rows, and writes them and what other programs read."""
     manifest = store.manifest_of(run)
-    tallies = {setting["id"]: task.tally(setting, manifest) for setting in manifest["settings"]}
-    summary = summed_up(store.rows_in(out, task.counted()), tallies)
-    run["summary"] = summary
+    about = msgspec.convert(manifest, report.Manifest)
+    tallies = {one.id: task.tally(one, about.dataset, manifest) for one in about.settings}
+    run.summary = summary = summed_up(rows.rows_of(out, task.row()), tallies)
     write_json(out / "summary.json", _document(task, summary))
     write_json(out / "manifest.json", manifest)
-    write_parquet(out / "rows.parquet", store.rows_in(out), task.columns())
+    rows.write_parquet(out / "rows.parquet", store.rows_in(out), task.columns())
     return summary
 
 
 def summed_up(
-    rows: Iterable[store.Row], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT
+    found: Iterable[rows.PictureRow], tallies: Mapping[str, Tally], bootstrap: Bootstrap = DEFAULT
 ) -> dict[str, Summary]:
     """Computes the numbers of a run, setting → numbers; the rows may be in any order."""
     failed: dict[str, list[dict[str, str | None]]] = {name: [] for name in tallies}
     evaluated = dict.fromkeys(tallies, 0)
     image_of: dict[str, str] = {}
-    for row in rows:
-        sample, setting = row["sample"], row["setting"]
-        image_of[sample] = row.get("path") or sample
-        if row["status"] == "ok":
-            evaluated[setting] += 1
-            tallies[setting].add(row)
+    for row in found:
+        image_of[row.sample] = row.path or row.sample
+        if row.ok:
+            evaluated[row.setting] += 1
+            tallies[row.setting].add(row)
         else:
-            failed[setting].append({"sample": sample, "reason": row["reason"]})
+            failed[row.setting].append({"sample": row.sample, "reason": row.reason})
     bootstrap = replace(bootstrap, image_of=image_of)
     per_picture = {name: values for name, tally in tallies.items() if (values := tally.per_picture()) is not None}
     compared = paired.compared(per_picture, bootstrap)
@@ -318,7 +314,7 @@ def _document(task: BenchmarkTask, summary: Mapping[str, Summary]) -> dict[str, 
 
 
 def _todo(
-    run: store.Store, shards: Sequence[Shard], settings: Sequence[plan.Setting]
+    run: store.Evaluation, shards: Sequence[Shard], settings: Sequence[plan.Setting]
 ) -> dict[tuple[int, ...], list[Shard]]:
     """Places of settings → the shards that lack their rows; most often all settings, or those that are new."""
     done: dict[str, set[str]] = {}
@@ -380,7 +376,7 @@ def _identity(sample: Sample | LabelledPicture | PromptedPicture, root: Path) ->
     if isinstance(sample, PromptedPicture):
         truth = [(label, boxes.tolist()) for label, boxes in sorted(sample.truth.items())]
         return sample.id, sample.size_wh, sample.labels, truth
-    masks = [place_of(mask, root) for mask in (*sample.masks, *([sample.ignore] if sample.ignore else []))]
+    masks = [rows.place_of(mask, root) for mask in (*sample.masks, *([sample.ignore] if sample.ignore else []))]
     return sample.id, sample.label, sample.size_wh, sample.boxes_xyxy.tolist(), len(sample.masks), masks
 
 

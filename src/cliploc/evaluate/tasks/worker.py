@@ -16,8 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from cliploc.errors import InputError, ModelError
-from cliploc.evaluate.tasks.report import THUMB
-from cliploc.evaluate.tasks.rows import Columns, sample_facts, to_table
+from cliploc.evaluate.tasks.rows import THUMB, Columns, sample_facts, to_table
 from cliploc.find import prepare, prompts
 from cliploc.images.geometry import iou_matrix
 from cliploc.localization import Localization

@@ -31,7 +31,7 @@ from cliploc.find.texts import embed
 from cliploc.images.geometry import Frame
 from cliploc.images.reading import SUFFIXES, load
 from cliploc.methods import Context
-from cliploc.support.files import csv_text, files_below, lines_of, user_path, write_output
+from cliploc.support.files import csv_text, files_below, read_text, user_path, write_output
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.towers.tower import Backbone
 from cliploc.values import Interpolation, ResizePolicy, TextSet
@@ -72,7 +72,7 @@ def read_csv(file: str | Path) -> LabelledPictures:
     """A training set of lines `path,label`, paths from the file's folder, "cat|kitten" or a WordNet id."""
     file = user_path(file)
     try:
-        lines = list(csv.reader(lines_of(file)))
+        lines = list(csv.reader(read_text(file).splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
@@ -411,7 +411,8 @@ def train(
     if lost := [words[0] for words in classes if words not in pictures.classes]:
         reporter.note(f"left out, as none of their pictures can be read: {', '.join(lost)}")
     reporter.start((settings.epochs - len(run.history)) * len(parts.train), settings.epochs * len(parts.train))
-    while len(run.history) < settings.epochs and not run.out_of_patience:
+    # Without a held-out part the last is the best.
+    while len(run.history) < min(settings.epochs, run.best_epoch + settings.patience):
         epoch = run.epoch(reporter)
         rows = [asdict(one) for one in run.history]  # before the checkpoint: a kill between the two repeats the epoch
         write_output(folder / "history.csv", csv_text([*rows[0]], rows).encode(), "--out")
@@ -467,10 +468,6 @@ class _Training:
         self.train_columns = torch.tensor(parts.train_classes, device=self.device)
         self.validation_columns = torch.tensor(parts.held_out_classes, device=self.device)
         self.steps_an_epoch = math.ceil(len(parts.train) / s.batch_size)
-
-    @property
-    def out_of_patience(self) -> bool:
-        return len(self.history) - self.best_epoch >= self.settings.patience  # without a held-out part the last is best
 
     # ------------------------------------------------------------------------------------------------------ one epoch
     def epoch(self, reporter: Reporter) -> Epoch:

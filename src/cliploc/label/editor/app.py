@@ -15,7 +15,7 @@ from starlette.routing import Route
 from cliploc.draw.html import data_uri
 from cliploc.errors import CliplocError
 from cliploc.label.corrections import ReviewedPicture, UnusableError
-from cliploc.label.editor.page import TEMPLATES, polygons_of, served_page
+from cliploc.label.editor.page import TEMPLATES, polygons_of
 from cliploc.label.editor.review_folder import ReviewFolder, Suggester
 from cliploc.runs.label_store import StaleReviewError
 from cliploc.runs.store import FULL, DiskFullError
@@ -59,7 +59,8 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
 
     def page(_: Request) -> Response:
         facts = {**folder.facts(), "folder": folder.identity, "learns": folder.learning.possible}
-        text = served_page(facts, len(folder.pictures), folder.writable)
+        shown: dict[str, Any] = {"facts": facts, "writable": folder.writable, "total": len(folder.pictures)}
+        text = TEMPLATES.render("review.html", title="Review of boxes", **shown)
         return HTMLResponse(text, headers={"Cache-Control": "no-store"})
 
     def entries(request: Request) -> Response:

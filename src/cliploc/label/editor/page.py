@@ -104,11 +104,6 @@ def facts(names: Sequence[str], masks: bool, of_set: str | None = None) -> dict[
     }
 
 
-def served_page(facts: dict[str, Any], total: int, writable: bool) -> str:
-    """The editor's page; it asks the server for its pictures."""
-    return TEMPLATES.render("review.html", title="Review of boxes", writable=writable, total=total, facts=facts)
-
-
 def polygons_of(counts: str, size_wh: tuple[int, int]) -> list[list[list[float]]]:
     """A mask as polygons x, y …: pieces, then their holes; the largest stays, others need a triangle."""
     width, height = size_wh

@@ -105,7 +105,7 @@ def _changed(folder: AnnotatedFolder, taught: Mapping[str, TaughtPicture]) -> li
     other = folder.at(folder.run)
     other.taught_instead = taught
     names = [picture.id for picture in folder.annotated() if not folder.saved(picture.id).touched]
-    return [name for name in names if not _alike(folder.drafts(name, unsure=True), other.drafts(name, unsure=True))]
+    return [name for name in names if not _alike(*(one.view(name).drafts(unsure=True) for one in (folder, other)))]
 
 
 def _alike(one: Candidates, other: Candidates) -> bool:

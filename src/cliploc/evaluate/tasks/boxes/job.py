@@ -10,6 +10,7 @@ from itertools import tee
 from pathlib import Path
 from typing import Any, Unpack
 
+import msgspec
 import numpy as np
 import torch
 
@@ -17,7 +18,7 @@ from cliploc.boxes import BoxRule
 from cliploc.evaluate.metrics import TAUS, Bootstrap, MaxBoxAcc, Metric, all_metrics, all_numbers, joined
 from cliploc.evaluate.tasks import paired, report, tables, task, worker
 from cliploc.evaluate.tasks.measuring import MapsToMeasure, MeasuredMaps, MeasuringPool
-from cliploc.evaluate.tasks.rows import box_columns
+from cliploc.evaluate.tasks.rows import PictureRow, box_columns
 from cliploc.find import heads, prepare, prompts
 from cliploc.methods import find, fitting, unfit_reason
 from cliploc.runs import engine, plan, store
@@ -47,10 +48,17 @@ def _legend(summary: Mapping[str, task.Summary], _: task.Manifest) -> list[str]:
     return lines
 
 
-def summary_columns() -> tuple[str, ...]:
-    """All columns that a summary needs; neither thumbnails nor boxes."""
-    always = ("sample", "setting", "path", "label", "status", "reason", "predictions")
-    return tuple(dict.fromkeys([*always, *(column for metric in all_metrics() for column in metric.columns)]))
+class CountedRow(PictureRow, frozen=True, kw_only=True):
+    """What the numbers need of a map, besides the columns of metrics: neither thumbnails nor boxes."""
+
+    label: int = -1
+    predictions: list[int] | None = None
+
+    @staticmethod
+    def of_metrics() -> Any:
+        """With the columns of all metrics."""
+        columns = sorted({(column, Any, None) for metric in all_metrics() for column in metric.columns})
+        return msgspec.defstruct("MeasuredRow", columns, bases=(CountedRow,), frozen=True, kw_only=True)
 
 
 TASK = task.BenchmarkTask(
@@ -58,8 +66,8 @@ TASK = task.BenchmarkTask(
     2,
     report.FILES,
     box_columns,
-    summary_columns,
-    lambda setting, run: BoxTally(setting["threshold"], run["dataset"]["role"] == "tune"),
+    CountedRow.of_metrics,
+    lambda setting, data, _: BoxTally(setting.threshold, data.role == "tune"),
     _legend,
     lambda _: {key: (number.title, number.about) for key, number in all_numbers().items()},
     _shown,
@@ -91,7 +99,7 @@ def run_benchmark(
 
 
 def unfit_for_setup(setup: plan.ModelSetup, method: str) -> str | None:
-    """Why a method does not run on a setup, as far as that is known without loading the model; for `Grid.settings`."""
+    """Why a method does not run on a setup, as far as that is known without loading the model; for `expand_grid`."""
     chosen = find(method)
     trained = set() if setup.head is None else {heads.read_config(setup.head).method}
     if trained and chosen.name not in trained:
@@ -291,12 +299,11 @@ class BoxTally(task.Tally):
             metric.at(threshold if metric.needs_threshold else None) for metric in all_metrics()
         ]
 
-    def add(self, row: store.Row) -> None:
-        # A plugin's metric that was added during the run would have counted only a part of the samples.
-        self.metrics = [metric for metric in self.metrics if metric.columns.keys() <= row.keys()]
+    def add(self, row: CountedRow) -> None:
+        columns = msgspec.structs.asdict(row)
         for metric in self.metrics:
-            if all(row[column] is not None for column in metric.columns):
-                metric.add(row["sample"], row, row["label"], row["predictions"])
+            if all(columns[column] is not None for column in metric.columns):
+                metric.add(row.sample, columns, row.label, row.predictions)
 
     def per_picture(self) -> paired.PerPicture | None:
         for metric in self.metrics:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from PIL import Image
 
@@ -14,8 +13,8 @@ from cliploc.draw.html import embedded
 from cliploc.draw.overlay import BOX_COLOUR, fit_within, paint_map
 from cliploc.evaluate import metrics
 from cliploc.evaluate.tasks import report, tables
+from cliploc.evaluate.tasks.rows import THUMB, PictureRow, rows_of
 from cliploc.evaluate.tasks.tables import Cell, percent
-from cliploc.runs.store import Row, rows_in
 from cliploc.values import GOOD_IOU, rounded_below
 
 SIDE = 240  # longest side of a photograph in the page
@@ -24,16 +23,14 @@ GREY, TRUE_COLOUR = (90, 90, 90), (86, 224, 255)
 Captioned = tuple[str, dict[str, Any]]  # a caption, and a picture for the macro `picture`
 
 
-class BoxRow(msgspec.Struct, frozen=True):
-    """The columns that the page needs of a picture with true boxes in one setting."""
+class BoxRow(PictureRow, frozen=True, kw_only=True):
+    """What the page needs of a picture with true boxes in one setting."""
 
-    sample: str
-    setting: str
     label: int
     iou: float  # of the largest contour's box at the setting's τ
     highest: int
     hits_largest_50: bytes
-    predictions: list[int] | None
+    predictions: Sequence[int] = ()
 
     def hit(self, tau: float) -> bool:
         """Whether the largest contour's box at this τ is right."""
@@ -41,7 +38,7 @@ class BoxRow(msgspec.Struct, frozen=True):
 
     def predicts(self, label: int) -> bool:
         """Whether this class is the model's first."""
-        return (self.predictions or [-1])[0] == label
+        return self.predictions[:1] == [label]
 
 
 # What is best by its least key.
@@ -52,7 +49,12 @@ KINDS: dict[str, Callable[[BoxRow], tuple[float, str]]] = {
 }
 
 
-DRAWN = ("path", "width", "height", "boxes", "true_boxes", "thumb")  # the columns of a row that are drawn
+class DrawnRow(PictureRow, frozen=True, kw_only=True):
+    """What is drawn of it."""
+
+    boxes: Sequence[Sequence[float]] = ()
+    true_boxes: Sequence[Sequence[float]] = ()
+    thumb: bytes
 
 
 def galleries(
@@ -77,13 +79,13 @@ def galleries(
 def drawn(run: report.TaskRun, rows: Iterable[tuple[BoxRow, str]], visible: bool) -> list[Captioned]:
     """These rows, each with the start of its caption; `visible`: with photographs."""
     chosen = list(rows)
-    stored = run.rows_of_samples(DRAWN, {row.sample for row, _ in chosen})
+    stored = run.rows_of_samples(DrawnRow, {row.sample for row, _ in chosen})
     pictures = []
     for row, title in chosen:
-        columns = stored[row.sample, row.setting]
         text = " · ".join(filter(None, [title, f"IoU {rounded_below(row.iou, GOOD_IOU)}", _prediction(run, row)]))
-        alt = f"{run.classes[row.label]} in {columns['path'].rsplit('/', 1)[-1]}, {row.setting}: {text}"
-        pictures.append((text, embedded(_picture(run, columns, visible), alt, quality=80)))
+        alt = f"{run.classes[row.label]} in {row.path.rsplit('/', 1)[-1]}, {row.setting}: {text}"
+        image = _picture(run, stored[row.sample, row.setting], visible)
+        pictures.append((text, embedded(image, alt, quality=80)))
     return pictures
 
 
@@ -94,14 +96,13 @@ def _prediction(run: report.TaskRun, row: BoxRow) -> str:
     return "class right" if row.predicts(row.label) else f"taken for {run.classes[row.predictions[0]]}"
 
 
-def _picture(run: report.TaskRun, row: Row, visible: bool) -> Image.Image:
-    width, height = row["width"], row["height"]
-    size = fit_within((width, height), SIDE)
-    photograph = run.photograph(row["path"], size) if visible else None
+def _picture(run: report.TaskRun, row: DrawnRow, visible: bool) -> Image.Image:
+    size = fit_within((row.width, row.height), SIDE)
+    photograph = run.photograph(row.path, size) if visible else None
     image = Image.new("RGB", size, GREY) if photograph is None else photograph.convert("RGB")
-    paint_map(image, np.frombuffer(row["thumb"], np.uint8).reshape(report.THUMB, report.THUMB))
-    scale, line = np.array(size * 2) / np.array([width, height] * 2), captions.line_width(size)
-    for boxes, colour, dash in ((row["boxes"] or (), BOX_COLOUR, 0), (row["true_boxes"], TRUE_COLOUR, 4 * line)):
+    paint_map(image, np.frombuffer(row.thumb, np.uint8).reshape(THUMB, THUMB))
+    scale, line = np.array(size * 2) / np.array([row.width, row.height] * 2), captions.line_width(size)
+    for boxes, colour, dash in ((row.boxes, BOX_COLOUR, 0), (row.true_boxes, TRUE_COLOUR, 4 * line)):
         for box in boxes:
             captions.draw_box(image, captions.to_rectangle(box * scale, size), colour, line, dash=dash)
     return image
@@ -134,9 +135,8 @@ def write_boxes_report(folder: Path, *, pictures: bool = True) -> Path:
     words = {"τ": (of_tau, lambda setting: f"{_tau(setting):.3g}")}
     table = tables.numbers_table(run, titles, COUNTS, NOTES, cell=percent, words=words)
     rows: dict[str, list[BoxRow]] = {setting.id: [] for setting in run.settings}
-    for row in rows_in(folder, BoxRow.__struct_fields__, "row.iou IS NOT NULL"):
-        box = BoxRow(**row)
-        rows[box.setting].append(box)
+    for row in rows_of(folder, BoxRow, "row.iou IS NOT NULL"):
+        rows[row.setting].append(row)
     measured = [setting for setting in run.settings if rows[setting.id]][:MOST_DRAWN]
     text = "the dot is the best τ for all pictures, an oracle; the ring the τ that the setting used"
     page = run.render(
@@ -155,9 +155,9 @@ def write_boxes_report(folder: Path, *, pictures: bool = True) -> Path:
     )
     taus = ("best_threshold", "threshold", "threshold_chosen_on_these_images")
     csv = tables.numbers_csv(
-        run, metrics.all_numbers(), (*taus, "images"), lambda setting: {"pretrained": setting.about.get("pretrained")}
+        run, metrics.all_numbers(), (*taus, "images"), lambda setting: {"pretrained": setting.about.pretrained}
     )
-    return report.write_files(folder, (csv, tables.to_markdown(run.title("Boxes"), [table]), page))
+    return report.write_files(folder, csv, tables.to_markdown(run.title("Boxes"), [table]), page)
 
 
 def by_accuracy(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float | None:
@@ -168,7 +168,7 @@ def by_accuracy(_: Mapping[str, Any], numbers: Mapping[str, Any]) -> float | Non
 
 def _tau(setting: report.SettingResult) -> float:
     """The τ of a setting's boxes."""
-    return float(setting.numbers.get("threshold", setting.about["threshold"]))
+    return float(setting.numbers.get("threshold", setting.about.threshold))
 
 
 def _curves(settings: Sequence[report.SettingResult], rows: Rows) -> tables.Figure:

@@ -10,10 +10,11 @@ import msgspec
 import numpy as np
 
 from cliploc.errors import InputError, UsageError
-from cliploc.evaluate.metrics import Bootstrap, checked_map, ratio
+from cliploc.evaluate.metrics import Bootstrap, checked_map, known_mean
 from cliploc.evaluate.tasks import evaluate, paired, report, tables, task, worker
 from cliploc.evaluate.tasks.faithfulness.measure import STEPS, Axis, Faithfulness, Number, SeenPicture
 from cliploc.evaluate.tasks.faithfulness.metrics import chosen_metrics
+from cliploc.evaluate.tasks.rows import PictureRow
 from cliploc.localizer import Localizer
 from cliploc.options import FaithfulnessOptions, Options
 from cliploc.runs.engine import failure_reason
@@ -24,7 +25,6 @@ from cliploc.values import Dataset, FloatArray, Sample
 
 VERSION = 2  # of the format of manifest and summary
 SHARD = 8  # pictures that are computed and written together: each takes seconds
-NUMBER_COLUMNS = ("sample", "setting", "path", "status", "reason", "values", "curves")
 MAPS = "maps"  # stands for the setting, where maps were made by other tools
 # The parts of a localizer's description that the numbers depend on; its boxes are not used.
 IDENTITY = (
@@ -69,8 +69,8 @@ TASK = task.BenchmarkTask(
     VERSION,
     report.FILES,
     lambda: COLUMNS,
-    lambda: NUMBER_COLUMNS,
-    lambda _, run: ValueTally([*(numbers := Measures.in_(run).numbers)], next(iter(numbers.values())).best),
+    lambda: ValueRow,
+    lambda *of: ValueTally([*(numbers := Measures.in_(of[-1]).numbers)], next(iter(numbers.values())).best),
     numbers=lambda run: {key: (number.title, number.about) for key, number in Measures.in_(run).numbers.items()},
     shown=lambda _, run: {key: one.title for key, one in Measures.in_(run).numbers.items() if one.visible},
     best=lambda key, run: Measures.in_(run).numbers[key].best,
@@ -130,19 +130,26 @@ class FaithfulnessEvaluator(worker.PictureEvaluator):
 
 
 # --------------------------------------------------------------------------------------------------------- the numbers
+class ValueRow(PictureRow, frozen=True, kw_only=True):
+    """What was measured of a map."""
+
+    values: Mapping[str, float | None] = msgspec.field(default_factory=dict)
+    curves: Mapping[str, Sequence[float | None]] = msgspec.field(default_factory=dict)
+
+
 class ValueTally(task.Tally):
     """Counts the rows of one setting, for these numbers."""
 
     def __init__(self, numbers: Sequence[str], best: str = "") -> None:
         self._numbers, self._best = numbers, best  # whether low or high values of the first are best
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, ValueRow] = {}
 
-    def add(self, row: Row) -> None:
-        self._rows[row["sample"]] = row
+    def add(self, row: ValueRow) -> None:
+        self._rows[row.sample] = row
 
     def per_picture(self) -> paired.PerPicture | None:
         key, low = self._numbers[0], self._best == "low"
-        known = {sample: self._rows[sample]["values"].get(key) for sample in sorted(self._rows)}
+        known = {sample: self._rows[sample].values.get(key) for sample in sorted(self._rows)}
         samples = [sample for sample, value in known.items() if value is not None]
         values = np.array([known[sample] for sample in samples], np.float64)[:, None]
         return paired.PerPicture(key, samples, values, lambda means: means[:, 0], 1, low) if self._best else None
@@ -154,7 +161,7 @@ class ValueTally(task.Tally):
         ends: dict[str, list[float]] = {}
         measured: dict[str, int] = {}
         for key in self._numbers:
-            known = {row["sample"]: value for row in rows if (value := row["values"].get(key)) is not None}
+            known = {row.sample: value for row in rows if (value := row.values.get(key)) is not None}
             numbers = np.array(list(known.values()), np.float64)
             means[key] = float(numbers.mean()) if known else None
             if (interval := bootstrap.of_mean(numbers, list(known))) is not None:
@@ -162,22 +169,17 @@ class ValueTally(task.Tally):
             if len(known) < len(rows):
                 measured[key] = len(known)
         curves: dict[str, list[Sequence[float | None]]] = {}
-        for name, curve in (curve for row in rows for curve in row["curves"].items()):
+        for name, curve in (curve for row in rows for curve in row.curves.items()):
             curves.setdefault(name, []).append(curve)
+        # The mean score at each place `[T]`, of scores `[n, T]`; None is NaN.
+        mean_of = {name: known_mean(np.array(of_name, np.float64)).tolist() for name, of_name in curves.items()}
         return {
             **means,
             "confidence_95": ends,
-            "curves": {name: {"mean": _mean(of_name)} for name, of_name in curves.items()},
+            "curves": {name: {"mean": [None if np.isnan(one) else one for one in of]} for name, of in mean_of.items()},
             **({"measured": measured} if measured else {}),
             **counts,
         }
-
-
-def _mean(curves: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """The mean score at each place; None where no curve has one."""
-    scores = np.array(curves, np.float64)  # [n, T]; None is NaN
-    means = ratio(np.nansum(scores, axis=0), np.isfinite(scores).sum(axis=0))
-    return [score if np.isfinite(score) else None for score in means.tolist()]
 
 
 # --------------------------------------------------------------------------------------------- maps made by other tools
@@ -199,24 +201,22 @@ def evaluate_maps(
     reporter.phase("maps")
     reporter.start(len(dataset), len(dataset))
     quiet = Reporter(masked=reporter.masked, halved=reporter.halved)
-    rows: list[Row] = []
+    rows: list[ValueRow] = []
     for sample in dataset.samples:
-        row: Row = {"sample": sample.id, "setting": MAPS}
         try:
             heat = checked_map(evaluate.read_map(maps / f"{sample.id}.npy", "exact"), "exact")
             seen = measurer.see(sample.id, sample.path, entries[sample.label])
             measured = measurer.measure_map(seen, heat.astype(np.float32), reporter=quiet)
-            row |= {"status": "ok", "values": measured.values, "curves": measured.curves}
+            rows.append(ValueRow(sample=sample.id, setting=MAPS, values=measured.values, curves=measured.curves))
         except (InputError, *worker.FAILURES) as error:
             reason = str(error) if isinstance(error, InputError) else f"{sample.id}: {failure_reason(error)}"
-            row |= {"status": "failed", "reason": reason}
+            rows.append(ValueRow(sample=sample.id, setting=MAPS, status="failed", reason=reason))
             reporter.failed(sample.id, InputError(reason))
-        rows.append(row)
         reporter.images(1)
     measures = Measures.of(metrics, protocol)
     summary = task.summed_up(rows, {MAPS: ValueTally([*measures.numbers])})[MAPS]
-    if not summary["evaluated"]:
-        raise UsageError(f"none of {len(rows)} pictures could be measured: {summary['failed'][0]['reason']}")
+    if not any(row.ok for row in rows):
+        raise UsageError(f"none of {len(rows)} pictures could be measured: {rows[0].reason}")
     document = {"schema_version": VERSION, "model": localizer.backbone.name, "protocol": asdict(protocol)}
     titles = {key: number.title for key, number in measures.numbers.items()}
     lines = evaluate.lines_of(
@@ -264,7 +264,7 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:  
         curves=curves,
         legend=tables.legend((setting.index, setting.id) for setting in run.settings),
     )
-    return report.write_files(folder, (tables.numbers_csv(run, numbers, ()), tables.to_markdown(title, [table]), page))
+    return report.write_files(folder, tables.numbers_csv(run, numbers, ()), tables.to_markdown(title, [table]), page)
 
 
 def draw_curves(

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -13,7 +12,7 @@ from cliploc.draw.html import LIGHT
 from cliploc.evaluate.data import PromptedDataset
 from cliploc.evaluate.metrics import Bootstrap, CocoAP, average_precision, ratio
 from cliploc.evaluate.tasks import paired, report, tables, task, worker
-from cliploc.evaluate.tasks.rows import OF_PICTURE
+from cliploc.evaluate.tasks.rows import OF_PICTURE, PictureRow
 from cliploc.find.calibration import reliability
 from cliploc.localization import Localization
 from cliploc.runs import plan, store
@@ -57,7 +56,7 @@ TASK = task.BenchmarkTask(
     VERSION,
     report.FILES,
     lambda: COLUMNS,
-    lambda: (*task.COUNTED, *PresenceRow.__struct_fields__[1:]),
+    lambda: PresenceRow,
     lambda *_: PresenceTally(),
     numbers=lambda _: NUMBERS,
     best=lambda key, _: BEST.get(key, "high"),
@@ -106,20 +105,19 @@ class PresenceEvaluator(worker.NameEvaluator):
 
 
 # --------------------------------------------------------------------------------------------------------- the numbers
-class PresenceRow(msgspec.Struct, frozen=True):
-    """The columns that the numbers need of a picture."""
+class PresenceRow(PictureRow, frozen=True, kw_only=True):
+    """What the numbers need of a picture."""
 
-    sample: str
-    there: list[bool]
-    verdicts: list[str]
-    unknown: list[int]
-    unknown_there: list[bool]
-    box_labels: list[int]
-    boxes: list[list[float]]
-    box_scores: list[float]
-    box_right: list[bool]
-    true_labels: list[int]
-    true_boxes: list[list[float]]
+    there: Sequence[bool] = ()
+    verdicts: Sequence[str] = ()
+    unknown: Sequence[int] = ()
+    unknown_there: Sequence[bool] = ()
+    box_labels: Sequence[int] = ()
+    boxes: Sequence[Sequence[float]] = ()
+    box_scores: Sequence[float] = ()
+    box_right: Sequence[bool] = ()
+    true_labels: Sequence[int] = ()
+    true_boxes: Sequence[Sequence[float]] = ()
 
     def counts(self) -> Floats:
         """`[5]` names that are there and found, absent and found, there and not, absent and not; unsure ones."""
@@ -136,8 +134,7 @@ class PresenceTally(task.Tally):
         self._pictures: dict[str, PresenceRow] = {}
         self._coco = CocoAP()
 
-    def add(self, row: store.Row) -> None:
-        picture = msgspec.convert(row, PresenceRow)
+    def add(self, picture: PresenceRow) -> None:
         self._pictures[picture.sample] = picture
         found, true = np.array(picture.box_labels, int), np.array(picture.true_labels, int)
         boxes, truth = (np.array(corners).reshape(-1, 4) for corners in (picture.boxes, picture.true_boxes))
@@ -184,16 +181,17 @@ class PresenceTally(task.Tally):
             np.eye(len(pictures), dtype=np.float32), _weighted_precision(scores, right, owner)
         )
         drawn |= {"average_precision": precision, "calibration_error": errors}
-        intervals = {key: _interval(values, bootstrap) for key, values in drawn.items()} | {
-            "ap50": coco_ends.get("ap50")
-        }
+        ends: dict[str, Any] = {"ap50": coco_ends.get("ap50")}
+        for key, values in drawn.items():  # of the replicates in which there is such a number
+            if values is not None and len(finite := values[np.isfinite(values)]):
+                ends[key] = bootstrap.quantiles(finite)
         present_found, absent_found, missed, absent, _ = of_names.sum(axis=0).astype(int).tolist()
         return {
             **numbers,
             "average_precision": average_precision(scores, right) if right.any() else None,
             "calibration_error": error,
             "ap50": coco.get("ap50"),
-            "confidence_95": {key: list(ends) for key, ends in intervals.items() if ends is not None},
+            "confidence_95": {key: list(of) for key in (*drawn, "ap50") if (of := ends.get(key)) is not None},
             "names": present_found + absent_found + missed + absent,
             "names_there": present_found + missed,
             "unknown": sum(len(picture.unknown) for picture in pictures),
@@ -255,12 +253,6 @@ def _weighted_precision(
     return precision
 
 
-def _interval(drawn: Floats | None, bootstrap: Bootstrap) -> tuple[float, float] | None:
-    """The interval of the replicates in which there is such a number."""
-    finite = None if drawn is None else drawn[np.isfinite(drawn)]
-    return bootstrap.quantiles(finite) if finite is not None and len(finite) else None
-
-
 # ------------------------------------------------------------------------------------------------------------- the page
 COUNTS = {
     "names": "names asked that the model knows",
@@ -295,7 +287,7 @@ def write_presence_report(folder: Path, *, pictures: bool = True) -> Path:  # no
     )
 
     csv = tables.numbers_csv(run, NUMBERS, COUNTS)
-    return report.write_files(folder, (csv, tables.to_markdown(title, [table]), page))
+    return report.write_files(folder, csv, tables.to_markdown(title, [table]), page)
 
 
 def _reliability(bins_of: Mapping[int, Sequence[Mapping[str, float]]]) -> tables.Figure:

@@ -14,6 +14,7 @@ from cliploc.draw.overlay import fit_within
 from cliploc.errors import InputError, UsageError
 from cliploc.evaluate import data, metrics
 from cliploc.evaluate.tasks import evaluate, paired, report, task, worker
+from cliploc.evaluate.tasks.rows import PictureRow, rows_of
 from cliploc.evaluate.tasks.tables import Cell, Table, counted, numbers_csv, numbers_table, percent, to_markdown
 from cliploc.find.segmentation.protocol import Protocol
 from cliploc.find.segmentation.segmenter import Segmenter
@@ -21,7 +22,7 @@ from cliploc.formats.voc import palette
 from cliploc.images.reading import LabelMap, picture_bytes, read_labels, small_png
 from cliploc.runs.picture_files import LabelledPicture
 from cliploc.runs.plan import ModelSetup, Setting
-from cliploc.runs.store import Row, rows_in
+from cliploc.runs.store import Row
 from cliploc.support.files import write_output
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import IGNORE, Problem
@@ -35,7 +36,6 @@ NUMBERS = {  # key → title and meaning
     "pixel_accuracy": ("pixel acc", "share of pixels with the right label"),
     "mean_average_precision": ("mAP", "mean average precision of the maps; ImageNet-Segmentation only"),
 }
-NUMBER_COLUMNS = ("sample", "setting", "status", "reason", "true", "predicted", "pixels", "average_precision")
 PREVIEW = 120  # longer side in pixels of the label maps kept for the report
 MAPS, SUFFIX = "maps", ".png"  # the folder of saved label maps, and how they end
 # The parts of a localizer's description that the numbers depend on; its views and boxes are not used here.
@@ -68,8 +68,8 @@ TASK = task.BenchmarkTask(
     VERSION,
     report.FILES,
     lambda: COLUMNS,
-    lambda: NUMBER_COLUMNS,
-    lambda setting, run: PixelTally([each["name"] for each in run["dataset"]["classes"]], setting["known_classes"]),
+    lambda: PixelRow,
+    lambda setting, data, _: PixelTally([one.name for one in data.classes], setting.known_classes),
     _legend,
     lambda _: NUMBERS,
     cell=lambda _, value: percent(value),
@@ -185,6 +185,17 @@ def png(labels: npt.NDArray[Any]) -> bytes:
 
 
 # -------------------------------------------------------------------------------------------------------- the numbers
+class PixelRow(PictureRow, frozen=True, kw_only=True):
+    """What numbers and examples need of a label map."""
+
+    true: Sequence[int] = ()
+    predicted: Sequence[int] = ()
+    pixels: Sequence[int] = ()
+    average_precision: float | None = None
+    preview: bytes = b""
+    true_preview: bytes = b""
+
+
 class PixelTally(task.Tally):
     """Counts the rows of one setting; `known` as in `numbers_of`."""
 
@@ -193,16 +204,16 @@ class PixelTally(task.Tally):
         self._precisions: list[float] = []
         self._pixels: dict[str, npt.NDArray[np.float64]] = {}  # sample → [2K] of intersections, and of unions
 
-    def add(self, row: Row) -> None:
-        true, predicted = np.array(row["true"], np.int16), np.array(row["predicted"], np.int16)
-        pixels = np.array(row["pixels"], np.int64)
-        self._metric.restore(row["sample"], metrics.PixelPairs(true, predicted, pixels))
+    def add(self, row: PixelRow) -> None:
+        true, predicted = np.array(row.true, np.int16), np.array(row.predicted, np.int16)
+        pixels = np.array(row.pixels, np.int64)
+        self._metric.restore(row.sample, metrics.PixelPairs(true, predicted, pixels))
         count, same, known = partial(np.bincount, minlength=len(self._names)), true == predicted, true >= 0
         common = count(true[same], pixels[same])
         either = count(predicted, pixels) + count(true[known], pixels[known]) - common
-        self._pixels[row["sample"]] = np.concatenate([common, either])
-        if row["average_precision"] is not None:
-            self._precisions.append(row["average_precision"])
+        self._pixels[row.sample] = np.concatenate([common, either])
+        if row.average_precision is not None:
+            self._precisions.append(row.average_precision)
 
     def per_picture(self) -> paired.PerPicture | None:
         def miou(means: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -312,7 +323,7 @@ FACTS = ("short_side", "window", "stride", "logit_scale", "background_threshold"
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder; see `write_report`."""
     run = report.read_run(folder, lambda _, numbers: numbers.get("miou"))
-    refinements = ("refinements", lambda setting: ", ".join(setting.about.get("refine") or []) or "–")
+    refinements = ("refinements", lambda setting: ", ".join(setting.about.refine) or "–")
     counts, words = {"evaluated": ("pictures", "")}, {"steps": refinements}
     tables = [numbers_table(run, NUMBERS, counts, cell=percent, words=words)]
     if run.settings:
@@ -337,8 +348,8 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
         examples=_examples(run, pictures),
     )
     first, *others = NUMBERS
-    csv = numbers_csv(run, [first], others, lambda setting: {"refine": " ".join(setting.about.get("refine") or [])})
-    return report.write_files(folder, (csv, to_markdown(title, tables), page))
+    csv = numbers_csv(run, [first], others, lambda setting: {"refine": " ".join(setting.about.refine)})
+    return report.write_files(folder, csv, to_markdown(title, tables), page)
 
 
 def _confusions(run: report.TaskRun) -> Table | None:
@@ -357,22 +368,19 @@ def _confusions(run: report.TaskRun) -> Table | None:
 def _examples(run: report.TaskRun, pictures: bool) -> list[dict[str, Any]]:
     """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
     visible = [setting.id for setting in run.settings[:MOST_SETTINGS]]
-    done: dict[str, None] = {}  # in order
-    for sample, setting, status in map(dict.values, rows_in(run.folder, ["sample", "setting", "status"])):
-        if status == "ok" and setting in visible:
-            done[sample] = None
-    samples = list(done)
+    done = rows_of(run.folder, PictureRow, "row.status = 'ok'")
+    samples = list(dict.fromkeys(row.sample for row in done if row.setting in visible))
     places = np.linspace(0, len(samples) - 1, min(EXAMPLES, len(samples))).round().astype(int)
     chosen = [samples[place] for place in dict.fromkeys(places.tolist())]
-    rows = run.rows_of_samples(("path", "preview", "true_preview", "width", "height"), chosen)
+    rows = run.rows_of_samples(PixelRow, chosen)
     table, made = class_colours(run.classes), []
     for sample in chosen:
         present = {name: rows[sample, name] for name in visible if (sample, name) in rows}
         first = next(iter(present.values()))
-        maps = {name: _labels(row["preview"]) for name, row in present.items()}
-        maps = {"true": _labels(first["true_preview"]), **maps}
-        size = fit_within((first["width"], first["height"]), SIDE)
-        photograph = run.photograph(first["path"], size) if pictures else None
+        previews = {"true": first.true_preview, **{name: row.preview for name, row in present.items()}}
+        maps = {name: np.asarray(small_png(png, 1024)) for name, png in previews.items()}
+        size = fit_within((first.width, first.height), SIDE)
+        photograph = run.photograph(first.path, size) if pictures else None
         figures = [] if photograph is None else [("picture", embedded(photograph, f"picture {sample}", quality=80))]
         for name, label_map in maps.items():
             drawn = Image.fromarray(table[label_map]).resize(size, Image.Resampling.NEAREST)
@@ -389,7 +397,3 @@ def class_colours(classes: Sequence[str]) -> npt.NDArray[np.uint8]:
     with_background = classes[0] == "background"
     table[: len(classes)] = palette(len(classes) + 1)[not with_background :][: len(classes)]
     return table
-
-
-def _labels(png: bytes) -> np.ndarray[Any, Any]:
-    return np.asarray(small_png(png, 1024))
