@@ -18,7 +18,7 @@ from cliploc import Localizer
 from cliploc.images.reading import load
 from cliploc.label.checking import wrong_labels
 from cliploc.label.checking.labels import read_set
-from cliploc.label.checking.wrong_labels import Reading, read_picture
+from cliploc.label.checking.wrong_labels import Reading, jittered, read_picture
 from cliploc.values import Floats
 
 KINDS = ("random", "frequent", "in the picture")
@@ -35,20 +35,16 @@ def read(root: Path) -> Data:
     text = localizer.embed_names(names).cpu().numpy()
     text[[names.index(name) for name in localizer.unknown_names(names)]] = np.nan
     tower = localizer.backbone
-    read = [read_picture(tower, load(one.path).image, one.xyxy, range(len(one.xyxy))) for one in pictures]
-    boxes, counts = [one.xyxy for one in pictures], np.array([len(one.xyxy) for one in pictures])
-    starts = np.cumsum(counts) - counts
-    numbers = range(len(pictures))
-    size = np.array([one.size_wh for one in pictures])
-    joined = Reading(*map(np.concatenate, zip(*read, strict=True)))
+    every = [read_picture(tower, load(one.path).image, one.xyxy, one.xyxy[:, 0] >= 0, True) for one in pictures]
+    numbers, rngs = range(len(pictures)), (np.random.default_rng(0) for _ in pictures)  # as `read_picture` draws
+    copied = [len(jittered(rng, box, one.size_wh)) for one, rng in zip(pictures, rngs, strict=True) for box in one.xyxy]
     return {
-        **joined._asdict(),
-        "owners": joined.owners + np.repeat(starts, [len(each.owners) for each in read]),
-        "boxes": np.concatenate(boxes),
+        **Reading(*map(np.concatenate, zip(*every, strict=True)))._asdict(),
+        "boxes": np.concatenate([one.xyxy / (one.size_wh * 2) for one in pictures]),  # in 0–1
         "labels": np.array([names.index(one.boxes[i].name) for one in pictures for i in one.readable]),
-        "pictures": np.repeat(numbers, counts),
-        "of_pictures": np.repeat(numbers, [len(each.regions) for each in read]),  # [k] of regions
-        "size": size,
+        "pictures": np.repeat(numbers, [len(one.xyxy) for one in pictures]),
+        "of_pictures": np.repeat(numbers, [len(one.regions) for one in every]),  # [k] of regions
+        "owners": np.flatnonzero(copied),  # which box each moved copy is of
         "text": text,
         "scale": float(tower.logit_scale),
     }
@@ -69,10 +65,8 @@ def renamed(true: Any, pictures: Any, kind: str, rng: np.random.Generator, share
 def names_trial(data: Data, kind: str, seed: int, share: float) -> tuple[Floats, Any]:
     """Chances of all boxes, and whether each is wrong."""
     given = renamed(data["labels"], data["pictures"], kind, np.random.default_rng(seed), share)
-    boxes, pictures = data["boxes"], data["pictures"]
-    sizes = (boxes[:, 2:] - boxes[:, :2]) / data["size"][pictures]
-    names = wrong_labels.wrong_names(data["features"], data["text"], sizes, given, pictures, float(data["scale"]))
-    return names.chance, given != data["labels"]
+    boxes = data["features"], data["text"], data["boxes"], given, data["pictures"]
+    return wrong_labels.wrong_names(*boxes, float(data["scale"])).chance, given != data["labels"]
 
 
 def places_trial(data: Data, seed: int, share: float) -> tuple[Floats, Any]:
@@ -85,30 +79,38 @@ def places_trial(data: Data, seed: int, share: float) -> tuple[Floats, Any]:
 
 
 def missing_trial(data: Data, seed: int, share: float, by_picture: bool = False) -> tuple[Floats, Any]:
-    """Chances of missing labels, and whether each overlaps a hidden one of its name.
+    """Chances of missing labels, and whether a hidden one of its name lies in each or around it.
 
     With `by_picture` one is right that names what misses a label anywhere in its picture: the measure of
     ../shared/proto/check_labels.py.
     """
-    shown = np.random.default_rng(seed).random(len(data["labels"])) >= share
-    of, boxes, given, hidden = [], [], [], []
-    for picture in range(len(data["size"])):
-        own, here = data["pictures"] == picture, data["of_pictures"] == picture
-        visible = own & shown
-        none = np.zeros((0, data["edges"].shape[1]))
-        of.append(Reading(data["features"][visible], none, none, none, data["regions"][here], data["of_regions"][here]))
-        boxes.append(data["boxes"][visible])
-        given.append(data["labels"][visible])
-        hidden.append(own & ~shown)
-    names = wrong_labels.names_of_regions(of, boxes, given, data["size"], data["text"], float(data["scale"]))
+    shown, labels, boxes = (
+        np.random.default_rng(seed).random(len(data["labels"])) >= share,
+        data["labels"],
+        data["boxes"],
+    )
+    numbers = range(data["pictures"].max() + 1)
+    own, regions = ([np.flatnonzero(data[key] == each) for each in numbers] for key in ("pictures", "of_pictures"))
+    visible, hidden = ([some[shown[some] == seen] for some in own] for seen in (True, False))
+    none = data["moved"][:0]
+    of = [Reading(data["features"][some], none, none, data["regions"][here], data["of_regions"][here])
+          for some, here in zip(visible, regions, strict=True)]  # fmt: skip
+    given = [boxes[some] for some in visible], [labels[some] for some in visible]
+    found = wrong_labels.missing_labels(of, *given, data["text"], float(data["scale"]))
     chances, right = [], []
-    for missing, own in zip(wrong_labels.missing_labels(of, boxes, given, names), hidden, strict=True):
-        for one in missing:
-            same = own & (data["labels"] == one.name)
-            share_of, iou = wrong_labels.shared(np.array([one.xyxy]), data["boxes"][same])
-            chances.append(one.chance)
-            right.append(same.any() if by_picture else (share_of > wrong_labels.EXPLAINED).any())
+    for missing, some in zip(found, hidden, strict=True):
+        for xyxy, name, chance in missing:
+            same = boxes[some[labels[some] == name]]
+            chances.append(chance)
+            right.append(len(same) > 0 if by_picture else share_it(xyxy, same))
     return np.array(chances), np.array(right)
+
+
+def share_it(xyxy: Floats, others: Floats) -> bool:
+    """Whether a box shares more than a tenth of the smaller one with any of some others."""
+    shared = np.clip(np.minimum(xyxy[2:], others[:, 2:]) - np.maximum(xyxy[:2], others[:, :2]), 0, None).prod(axis=1)
+    smaller = np.minimum((xyxy[2:] - xyxy[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(axis=1))
+    return bool((shared > 0.1 * smaller).any())
 
 
 def report(title: str, trial: Callable[..., tuple[Floats, Any]], seeds: int, first: int) -> None:

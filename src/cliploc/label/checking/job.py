@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter, defaultdict
@@ -29,6 +28,7 @@ from cliploc.formats.reading import in_one_line
 from cliploc.images.reading import load
 from cliploc.label.checking import wrong_labels
 from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, doubles, odd_box, read_set, spelt_in_two_ways
+from cliploc.label.checking.wrong_labels import FOLDS, LEAST_PLACED, Missing, Reading
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.runs.engine import Notes, each, interrupt_message
@@ -188,15 +188,15 @@ def crop(image: Image.Image, edges: Sequence[float]) -> Image.Image:
 
 KIND, VERSION = "check", 3
 # -------------------------------------------------------------------------------------------------------------- the job
-# The digest is of all that a reading depends on besides the settings; the content is the safetensors of `Reading`.
-TABLES = ("CREATE TABLE reading (picture TEXT PRIMARY KEY, digest TEXT NOT NULL, content BLOB NOT NULL)",)
+# The facts are all that a reading depends on besides the settings; the content is the safetensors of `Reading`.
+TABLES = ("CREATE TABLE reading (picture TEXT PRIMARY KEY, facts TEXT NOT NULL, content BLOB NOT NULL)",)
 SAVE = "INSERT OR REPLACE INTO reading VALUES (?, ?, ?)"
 MOST_PLANTED = 1_000  # boxes that are moved to learn what badly placed ones look like
 FEW = 100  # labels with which the set's own opinion weighs little
 LEAST = 0.1  # chance of a suspect
 NO_BOX = LabelledBox("", "", (np.nan,) * 4)  # of what concerns a whole picture
 # The likelier name, the chances of name, place and double, and of which box it is one.
-OfBox: TypeAlias = tuple[str, float | None, float | None, float | None, str]
+OfBox: TypeAlias = tuple[str, float | None, float | None, tuple[float | None, str]]
 
 
 def check(
@@ -277,19 +277,17 @@ class _Check:
         self._notes.add(self._limits())
         share = self._of_boxes * MOST_PLANTED / max(1, sum(len(one.readable) for one in self._data.pictures))
         facts = {one.id: repr([stamp(one), one.xyxy.tolist(), self._missing]) for one in self._data.pictures}
-        digests = {name: hashlib.blake2b(of.encode(), digest_size=16).hexdigest() for name, of in facts.items()}
-        digested = dict(self._store.rows("SELECT picture, digest FROM reading"))
-        todo = [one for one in self._data.pictures if digested.get(one.id) != digests[one.id]]
+        before = dict(self._store.rows("SELECT picture, facts FROM reading"))
+        todo = [one for one in self._data.pictures if before.get(one.id) != facts[one.id]]
         self._reporter.phase("check")
-        self._reporter.start(len(todo), len(digests))
+        self._reporter.start(len(todo), len(facts))
 
-        def read(one: LabelledFile) -> wrong_labels.Reading | InputError:
+        def read(one: LabelledFile) -> Reading | InputError:
             torch.set_num_threads(1)  # of this thread: pictures are read beside each other
             drawn = np.random.default_rng(list(one.id.encode())).random(len(one.xyxy)) < share  # have a moved copy
-            copied = np.flatnonzero(drawn).tolist()
             try:
                 image = load(one.path).image
-                return wrong_labels.read_picture(self._localizer.backbone, image, one.xyxy, copied, self._missing)
+                return wrong_labels.read_picture(self._localizer.backbone, image, one.xyxy, drawn, self._missing)
             except InputError as error:
                 return error
 
@@ -300,12 +298,12 @@ class _Check:
                     self._reporter.failed(one.id, InputError(f"{one.id}: {self._failed[one.id]}"))
                 else:
                     with self._store.transaction():
-                        self._store.write(SAVE, one.id, digests[one.id], arrays.save(content._asdict()))
+                        self._store.write(SAVE, one.id, facts[one.id], arrays.save(content._asdict()))
                     self.computed += 1
                 self._reporter.images(1)
-        rows = self._store.each("SELECT picture, digest, content FROM reading")
-        return self._judged({name: wrong_labels.Reading(**arrays.load(content)) for name, digest, content in rows
-                             if digests.get(name) == digest})  # fmt: skip
+        rows = self._store.each("SELECT picture, facts, content FROM reading")
+        return self._judged({name: Reading(**arrays.load(content)) for name, of, content in rows
+                             if facts.get(name) == of})  # fmt: skip
 
     def _limits(self) -> Iterator[str]:
         """What cannot be judged, or only in part."""
@@ -319,16 +317,15 @@ class _Check:
             yield "one picture: nothing can be learnt from it; names are judged by the text alone"
         elif count < FEW:
             yield f"{count} labels are few: names are judged nearly by the text alone"
-        if self._of_boxes and (count < wrong_labels.LEAST_PLACED or of < wrong_labels.FOLDS):
-            what = f"places{' and missing labels' if self._missing else ''}"
-            yield f"too little to judge {what}: it takes {wrong_labels.LEAST_PLACED} in {wrong_labels.FOLDS} pictures"
+        if self._of_boxes and (count < LEAST_PLACED or of < FOLDS):
+            yield f"too little to judge places or missing labels: it takes {LEAST_PLACED} in {FOLDS} pictures"
         if names := [name for name, text in zip(self._names, self._texts, strict=True) if text in self._unknown]:
             some = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
             yield f"{self._localizer.backbone.name} does not know {some}: judged by the set alone"
 
-    def _judged(self, read: Mapping[str, wrong_labels.Reading]) -> Checked:
+    def _judged(self, read: Mapping[str, Reading]) -> Checked:
         """All labels and suspects."""
-        of_boxes, missing = self._chances([one for one in self._data.pictures if one.id in read], read)
+        of_boxes, of_pictures = self._chances(read)
         labels, suspects, judged = list[Label](), list[Suspect](), dict.fromkeys(KINDS, 0)
 
         def add(kind: str, chance: float | None, box: LabelledBox, likelier: str = "", reason: str = "") -> None:
@@ -340,10 +337,12 @@ class _Check:
         for one in self._data.pictures:
             # It goes on from picture to picture, past those that could not be read.
             judged_boxes = dict(zip(one.readable if one.id in read else (), of_boxes, strict=False))
-            for xyxy, number, chance in missing.get(one.id, ()):
-                add("missing", round(chance, 4), LabelledBox("", "", xyxy), self._names[number])
+            missing = of_pictures.get(one.id, ())
+            for edges, number, chance in missing:
+                x0, y0, x1, y1 = edges * (one.size_wh * 2)
+                add("missing", _known(chance), LabelledBox("", "", (x0, y0, x1, y1)), self._names[number])
             for i, box in enumerate(one.boxes):
-                likelier, wrong, placed, double, same = judged_boxes.get(i, ("", None, None, None, ""))
+                likelier, wrong, placed, (double, same) = judged_boxes.get(i, ("", None, None, (None, "")))
                 labels.append(Label(box.id, one.id, box.name, likelier, wrong, placed, double))
                 add("wrong name", wrong, box, likelier)
                 add("badly placed", placed, box)
@@ -356,36 +355,34 @@ class _Check:
                 listed, now = ("×".join(map(str, size)) for size in (one.listed_wh, one.size_wh))
                 add("odd", 1.0, NO_BOX, reason=f"the set has it at {listed}, it is {now}")
             if not one.boxes:
-                best = max((round(of.chance, 4) for of in missing.get(one.id, ())), default=None)
+                best = next((_known(chance) for *_, chance in missing), None)
                 add("odd", best, NO_BOX, reason="a picture without a label")
         suspects.sort(key=lambda one: (KINDS.index(one.kind), -(one.chance or 0.0)))
         pictures = judged["odd"] = len(self._data.pictures)
         of_set = self._data.format, judged, pictures + len(self._data.failed)
         return Checked(labels, suspects, *of_set, self.computed, self._failed, self._notes.lines)
 
-    def _chances(
-        self, pictures: Sequence[LabelledFile], read: Mapping[str, wrong_labels.Reading]
-    ) -> tuple[Iterator[OfBox], Mapping[str, Sequence[wrong_labels.Missing]]]:
+    def _chances(self, read: Mapping[str, Reading]) -> tuple[Iterator[OfBox], Mapping[str, Sequence[Missing]]]:
         """What each box is judged to be, in the order of the pictures, and what is missing in each picture."""
-        of, boxes = [read[one.id] for one in pictures], [one.xyxy for one in pictures]
+        pictures = [one for one in self._data.pictures if one.id in read]
+        of, boxes = [read[one.id] for one in pictures], [one.xyxy / (one.size_wh * 2) for one in pictures]
         given = [np.array([self._number[one.boxes[i].name] for i in one.readable], np.int64) for one in pictures]
-        counts = [len(each) for each in given]
-        if not sum(counts):
+        if not any(map(len, given)):
             return iter(()), {}
         text = self._localizer.embed_names(self._texts).float().cpu().numpy()  # [P, D / 2]
         text[[name in self._unknown for name in self._texts]] = np.nan
-        sizes, scale = np.array([one.size_wh for one in pictures]), float(self._localizer.backbone.logit_scale)
-        names = wrong_labels.names_of_regions(of, boxes, given, sizes, text, scale)
-        edges, moved = (np.concatenate(each).astype(float) for each in zip(*((one.edges, one.moved) for one in of)))
+        every, scale = Reading(*map(np.concatenate, zip(*of, strict=True))), float(self._localizer.backbone.logit_scale)
+        numbers = np.repeat(range(len(of)), [*map(len, given)])  # of the pictures of boxes
         of_moved = np.repeat(range(len(of)), [len(each.moved) for each in of])
-        placed = wrong_labels.wrong_places(edges, np.repeat(range(len(of)), counts), moved, of_moved)
+        xyxy, labels = np.concatenate(boxes), np.concatenate(given)
+        names = wrong_labels.wrong_names(every.features, text, xyxy, labels, numbers, scale)
+        placed = wrong_labels.wrong_places(every.edges.astype(float), numbers, every.moved.astype(float), of_moved)
         same = ((_known(chance if self._of_boxes else np.nan), one.boxes[one.readable[first]].id)
-                for one, labels in zip(pictures, given, strict=True)
-                for chance, first in doubles(one.xyxy, labels))  # fmt: skip
-        missing = wrong_labels.missing_labels(of, boxes, given, names)
+                for one, named in zip(pictures, given, strict=True)
+                for chance, first in doubles(one.xyxy, named))  # fmt: skip
         likelier = (self._names[i] if len(self._names) > 1 else "" for i in names.likelier)
-        rows = zip(likelier, names.chance, placed, same, strict=False)  # names: also those of regions
-        judged = ((name, _known(wrong), _known(at), *twice) for name, wrong, at, twice in rows)
+        judged = zip(likelier, map(_known, names.chance), map(_known, placed), same, strict=True)
+        missing = wrong_labels.missing_labels(of, boxes, given, text, scale)
         return judged, dict(zip((one.id for one in pictures), missing, strict=True))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -43,25 +43,20 @@ class Reading(NamedTuple):
     features: npt.NDArray[np.float16]  # [n, D]
     edges: FloatArray  # [n, E]
     moved: FloatArray  # [m, E] edges of the copies
-    owners: IntArray  # [m] which box each copy is of
-    regions: FloatArray  # [k, 4]
+    regions: FloatArray  # [k, 4] in 0–1
     of_regions: npt.NDArray[np.float16]  # [k, D / 2]: in the picture's pass
 
 
-def read_picture(
-    backbone: Backbone, image: Image.Image, xyxy: Floats, copied: Sequence[int], missing: bool = True
-) -> Reading:
-    """Reads boxes, moved copies of some of them, and the regions in which a label may be missing."""
+def read_picture(backbone: Backbone, image: Image.Image, xyxy: Floats, copied: BoolArray, missing: bool) -> Reading:
+    """Reads boxes, moved copies of some of them, and with `missing` the regions in which a label may be missing."""
     rng = np.random.default_rng(0)
-    copies = [jittered(rng, xyxy[i], image.size) for i in copied]
-    owners = np.repeat(np.array(copied, np.int64), [len(copy) for copy in copies])
-    whole, n = seen(backbone, image, [(0, 0, *image.size)], OF_PICTURE), 1 + len(xyxy)
+    copies = [jittered(rng, box, image.size) for box in xyxy[copied]]
     every = np.concatenate([[(0, 0, *image.size)], xyxy, *copies])  # the picture, so that there is one
+    whole, n = seen(backbone, image, every[:1], OF_PICTURE), 1 + len(xyxy)
     features, edges = read_boxes(backbone, image, every, whole)
-    regions = regions_of(whole[0][0]) if missing else np.zeros((0, 4))
+    regions = regions_of(whole[0][0]) if missing else np.zeros((0, 4), np.float32)
     of_regions = normalize(mean_in(whole[0][0], UNIT, regions), dim=1).numpy().astype(np.float16)
-    regions = (regions * (image.size * 2)).astype(np.float32)
-    return Reading(features[1:n].astype(np.float16), edges[1:n], edges[n:], owners, regions, of_regions)
+    return Reading(features[1:n].astype(np.float16), edges[1:n], edges[n:], regions, of_regions)
 
 
 def read_boxes(
@@ -75,27 +70,23 @@ def read_boxes(
     small, large = np.flatnonzero(is_small), np.flatnonzero(~is_small)
     for i in small:
         squares[i] = square_around(xyxy[i], image.size, LEAST_SIDE, AROUND)
+    boxes = (xyxy - np.tile(squares[:, :2], 2)) / np.tile(squares[:, 2:] - squares[:, :2], 2)
     parts = (small[start : start + BATCH] for start in range(0, len(small), BATCH))
-    own_passes = ((some, seen(backbone, image, squares[some].tolist(), OF_BOX)) for some in parts)
+    own_passes = ((some, seen(backbone, image, squares[some], OF_BOX)) for some in parts)
     inside, edges = torch.zeros(len(xyxy), whole[0].shape[1]), dict[int, Floats]()
     for some, of_pass in chain([(large, whole)], own_passes):
         for i, *maps in zip(some, *(stage.expand(len(some), -1, -1, -1) for stage in of_pass), strict=True):
-            start = squares[i, :2]
-            box = (xyxy[i] - np.tile(start, 2)) / np.tile(squares[i, 2:] - start, 2)
-            inside[i] = mean_in(maps[0], UNIT, box[None])[0]
+            inside[i] = mean_in(maps[0], UNIT, boxes[i : i + 1])[0]
             area = np.log(max(sides[i].prod(), 1e-9))
-            edges[i] = np.concatenate([[area], *(edge_features(stage, box) for stage in maps)])
-    of_picture = mean_in(whole[0][0], UNIT, within)
-    features = torch.cat([normalize(inside, dim=1), normalize(of_picture, dim=1)], dim=1)
+            edges[i] = np.concatenate([[area], *(edge_features(stage, boxes[i]) for stage in maps)])
+    features = torch.cat([normalize(inside, dim=1), normalize(mean_in(whole[0][0], UNIT, within), dim=1)], dim=1)
     return features.numpy(), np.array([edges[i] for i in range(len(xyxy))], np.float32)
 
 
-def seen(
-    backbone: Backbone, image: Image.Image, parts: Iterable[Sequence[float]], scale: float
-) -> tuple[Tensor, Tensor]:
-    """One pass of parts of a picture: places in the joint space `[B, D, h, w]`, and of the middle stage."""
+def seen(backbone: Backbone, image: Image.Image, parts: Floats, scale: float) -> tuple[Tensor, Tensor]:
+    """One pass of parts `[B, 4]` of a picture: places in the joint space `[B, D, h, w]`, and of the middle stage."""
     height, width = (max(1, round(side * scale / backbone.stride)) * backbone.stride for side in backbone.input_hw)
-    resized = (image.resize((width, height), Image.Resampling.BICUBIC, (x0, y0, x1, y1)) for x0, y0, x1, y1 in parts)
+    resized = (image.resize((width, height), Image.Resampling.BICUBIC, tuple(part)) for part in parts.tolist())
     pixels = torch.from_numpy(np.stack([*map(np.asarray, resized)])).permute(0, 3, 1, 2)
     stage = backbone.middle_stage
     with torch_modes(backbone.device):
@@ -104,18 +95,17 @@ def seen(
         return backbone.dense(trace).float().cpu(), trace.features[stage].float().cpu()
 
 
-def regions_of(places: Tensor) -> Floats:
-    """Boxes `[k, 4]` in 0–1 around parts of a picture `[D, h, w]` that look alike, merged by Ward's criterion (1963)."""
+def regions_of(places: Tensor) -> FloatArray:
+    """Boxes `[k, 4]` in 0–1 of parts of a picture `[D, h, w]` that look alike, merged by Ward's criterion (1963)."""
     height, width = places.shape[1:]
     y, x = np.indices((height, width)).reshape(2, -1)
     alike = normalize(places, dim=0).flatten(1).T.double().numpy()
-    tree = ward(np.column_stack([alike, DISTANCE * y / height, DISTANCE * x / width]))[:, :2].astype(int)
-    starts, ends = [*np.column_stack([x, y])], [*np.column_stack([x + 1, y + 1])]
-    for one, other in tree:
-        starts.append(np.minimum(starts[one], starts[other]))
-        ends.append(np.maximum(ends[one], ends[other]))
-    kept = tree[1 - PARTS :].ravel()
-    return np.unique(np.hstack([starts, ends])[kept], axis=0) / np.array([width, height] * 2)
+    merged = ward(np.column_stack([alike, DISTANCE * y / height, DISTANCE * x / width]))[:, :2].astype(int)
+    edges = [*np.column_stack([-x, -y, x + 1, y + 1])]  # −x0 and −y0, so that the larger ones are those of both parts
+    for pair in merged:
+        edges.append(np.maximum(*(edges[part] for part in pair)))
+    kept = np.abs([edges[part] for part in merged[1 - PARTS :].ravel()])
+    return (np.unique(kept, axis=0) / [width, height, width, height]).astype(np.float32)
 
 
 def square_around(box: Floats, size_wh: tuple[int, int], least: float, around: float) -> Floats:
@@ -167,13 +157,13 @@ BESIDE = 0.02  # share of wrong names that are those of something else in the pi
 TEMPERATURES = np.exp(np.linspace(-1.2, 1.2, 41))
 LEAST_PLACED = 60  # boxes from which placement can be learnt
 PLACE_RIDGE = 100.0
-MEANS = np.linspace(0.25, 4, 16)  # how far from the examples the others are, in the examples' deviations
+MEANS = np.linspace(0.25, 4, 16)  # how far from the copies right boxes are, in the copies' deviations
 WIDTHS = np.geomspace(0.5, 2, 9)
 PLACED_RATE = 0.07  # of coco_tune: boxes that are right and look like wrong ones
 LEAST_SHARE = 0.003
-EXPLAINED = 0.1  # share of the smaller of two boxes of one name from which they may be of one thing
+EXPLAINED = 0.01  # IoU of two boxes of one name from which they may be of one thing
 BACKGROUND = 0.3  # IoU with any label below which a region shows nothing, as far as the set says
-JOINED = 0.5  # of the chance of a region, from which others of its name make the box larger
+Missing: TypeAlias = tuple[Floats, int, float]  # a box in 0–1 without a label, the number of its name, and the chance
 
 
 class Names(NamedTuple):
@@ -185,18 +175,10 @@ class Names(NamedTuple):
     inputs: Floats  # [N, F] of the fit
 
 
-class Missing(NamedTuple):
-    """Where a label may be missing."""
-
-    xyxy: tuple[float, float, float, float]
-    name: int
-    chance: float
-
-
 def wrong_names(
-    features: npt.NDArray[np.floating[Any]],  # [N, D] of the regions: two readings, each of unit length
-    text: Floats,  # [P, D / 2] of the names; a row of NaN for one that the tower does not know
-    sizes: Floats,  # [N, 2] width and height, as shares of the picture
+    features: npt.NDArray[np.floating[Any]],  # [N, D] of the boxes: readings, each of unit length
+    text: Floats,  # [P, E] of the names, as each reading; a row of NaN for one that the tower does not know
+    xyxy: Floats,  # [N, 4] in 0–1
     given: IntArray,  # [N] numbers of names; `UNLABELLED` for a region, which is read and not learnt from
     pictures: IntArray,  # [N] numbers of pictures
     scale: float,  # the tower's logit scale
@@ -206,14 +188,13 @@ def wrong_names(
     chance, logits = np.full(len(given), np.nan), np.full((len(given), len(text)), -np.inf)
     labelled = given != UNLABELLED
     used, label = np.unique(given[labelled], return_inverse=True)
-    half = text.shape[1]
-    cosines = (features[:, :half] + features[:, half:]) @ text[used].T.astype(np.float32) / 2
+    cosines = features.reshape(len(features), -1, text.shape[1]).mean(axis=1) @ text[used].T.astype(np.float32)
     known = np.isfinite(cosines)
     # Unknown names get a box's mean of the known ones, so that the text speaks neither for nor against them.
     mean = np.where(known, cosines, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     text = TEXT_SCALE * scale * np.where(known, cosines, mean[:, None])
     number = np.where(labelled, np.searchsorted(used, given), UNLABELLED)
-    inputs = design(features, sizes, labelled)
+    inputs = design(features, xyxy)
     logits[:, used] = text + learnt(inputs, text, number, pictures, RIDGE, PRIOR)
     if len(used) > 1:
         _, picture = np.unique(pictures[labelled], return_inverse=True)
@@ -232,17 +213,16 @@ def wrong_names(
     return Names(chance, others.argmax(axis=1), logits, inputs)
 
 
-def design(features: npt.NDArray[np.float32], sizes: Floats, labelled: BoolArray) -> Floats:
-    """Principal components of labelled boxes (Halko et al. 2011), size, shape and a constant: `[N, F]`."""
-    every = torch.from_numpy(features - features[labelled].mean(axis=0))
+def design(features: npt.NDArray[np.floating[Any]], xyxy: Floats) -> Floats:
+    """Principal components (Halko et al. 2011), size, shape and a constant: `[N, F]`."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        *_, axes = torch.pca_lowrank(every[labelled], min(COMPONENTS, labelled.sum(), features.shape[1]), niter=4)
-    parts = (every @ axes).double().numpy()
-    shape = np.log(np.maximum(sizes, 1e-4))
+        u, s, _ = torch.pca_lowrank(torch.from_numpy(features), min(COMPONENTS, *features.shape), niter=4)
+    parts = (u * s).double().numpy()
+    shape = np.log(np.maximum(xyxy[:, 2:] - xyxy[:, :2], 1e-4))
     shape = np.stack([shape.sum(axis=1), shape[:, 0] - shape[:, 1]], axis=1)
-    shape = (shape - shape[labelled].mean(axis=0)) / (shape[labelled].std(axis=0) + 1e-6)
-    return np.hstack([parts / np.sqrt(np.mean(parts[labelled] ** 2) + 1e-12), shape, np.ones((len(features), 1))])
+    shape = (shape - shape.mean(axis=0)) / (shape.std(axis=0) + 1e-6)
+    return np.hstack([parts / np.sqrt(np.mean(parts**2) + 1e-12), shape, np.ones((len(features), 1))])
 
 
 def learnt(inputs: Floats, offset: Floats, given: IntArray, pictures: IntArray, ridge: float, prior: float) -> Floats:
@@ -294,85 +274,48 @@ def wrong_places(edges: Floats, pictures: IntArray, planted: Floats, of_planted:
     rows = np.hstack([(rows - rows.mean(axis=0)) / (rows.std(axis=0) + 1e-6), np.ones((len(rows), 1))])
     moved = (np.arange(len(rows)) >= len(edges)).astype(np.int64)
     logits = learnt(rows, np.zeros((len(rows), 2)), moved, np.concatenate([pictures, of_planted]), PLACE_RIDGE, 1.0)
-    scores = logits[:, 1] - logits[:, 0]  # the log of how much denser moved ones lie there
-    return alike(scores[moved == 0], scores[moved == 1], PLACED_RATE)
-
-
-def alike(scores: Floats, examples: Floats, rate: float) -> Floats:
-    """The chance `[N]` that each is as the examples, which score higher; a share `rate` of all only looks so."""
-    # Scores are bent so that the examples' are normal (0, 1); the others' are then taken as normal (−μ, σ).
-    rank = (np.searchsorted(np.sort(examples), scores) + 0.5) / (len(examples) + 1)
+    scores, copies = np.split(logits[:, 1] - logits[:, 0], [len(edges)])  # logs of how much denser moved ones lie there
+    # Scores are bent so that the copies' are normal (0, 1); right boxes' are then taken as normal (−μ, σ).
+    rank = (np.searchsorted(np.sort(copies), scores) + 0.5) / (len(copies) + 1)
     bent = torch.special.ndtri(torch.from_numpy(rank)).numpy()
-    others = (np.exp(-(((bent + mean) / width) ** 2) / 2) / width for mean, width in product(MEANS, WIDTHS))
-    as_examples = np.exp(-(bent**2) / 2)
-    look = of_second((other, as_examples) for other in others)
+    right = (np.exp(-(((bent + mean) / width) ** 2) / 2) / width for mean, width in product(MEANS, WIDTHS))
+    as_copies = np.exp(-(bent**2) / 2)
+    look = of_second((one, as_copies) for one in right)
     share = float(look.mean())
-    return np.asarray(look * max(share - rate, LEAST_SHARE) / max(share, LEAST_SHARE))
-
-
-def names_of_regions(
-    of: Sequence[Reading],
-    boxes: Sequence[Floats],
-    given: Sequence[IntArray],
-    sizes_wh: Floats,
-    text: Floats,
-    scale: float,
-) -> Names:
-    """As `wrong_names`, of all boxes of pictures; then of these again as regions are read, and of all regions."""
-    features, *_, regions, of_regions = map(np.concatenate, zip(*of, strict=True))
-    again = slice(None if len(regions) else 0)
-    as_regions = np.tile(np.concatenate([features[again, features.shape[1] // 2 :], of_regions]), 2)
-    xyxy = np.concatenate([*boxes, np.concatenate(boxes)[again], regions])
-    counts, found = [len(each) for each in given], [len(each.regions) for each in of]
-    own, others = (np.repeat(range(len(of)), each) for each in (counts, found))
-    pictures = np.concatenate([own, own[again], others])
-    names = np.concatenate([*given, np.full(len(as_regions), UNLABELLED)])
-    sizes = (xyxy[:, 2:] - xyxy[:, :2]) / sizes_wh[pictures]
-    return wrong_names(np.concatenate([features, as_regions]), text, sizes, names, pictures, scale)
+    return np.asarray(look * max(share - PLACED_RATE, LEAST_SHARE) / max(share, LEAST_SHARE))
 
 
 def missing_labels(
-    of: Sequence[Reading], boxes: Sequence[Floats], given: Sequence[IntArray], names: Names
+    of: Sequence[Reading], boxes: Sequence[Floats], given: Sequence[IntArray], text: Floats, scale: float
 ) -> list[list[Missing]]:
-    """Where a label is missing in each picture, the likeliest first: regions that show a thing no label explains.
-
-    `names` are those of all boxes, of these again as regions are read, and of all regions.
-    """
-    counts = [len(each) for each in given]
-    n = sum(counts)
-    overlaps = [shared(each.regions, own) for each, own in zip(of, boxes, strict=True)]
-    most = np.concatenate([iou.max(axis=1, initial=0) for _, iou in overlaps])
-    pictures = np.repeat([*range(len(of))] * 2, counts + [len(each.regions) for each in of])
-    if n < LEAST_PLACED or len(np.unique(pictures[:n])) < FOLDS or not len(most):
+    """Where a label is missing in each picture, the likeliest first: regions that show a thing no label explains."""
+    regions = [each.regions for each in of]
+    counts, found = ([len(each) for each in some] for some in (given, regions))
+    n, pictures = sum(counts), np.repeat([*range(len(of))] * 2, counts + found)  # of boxes, then of regions
+    if n < LEAST_PLACED or len(np.unique(pictures[:n])) < FOLDS or not sum(found):
         return [[] for _ in of]
-    kind = np.concatenate([np.ones(n, np.int64), np.where(most < BACKGROUND, 0, UNLABELLED)])  # a thing, or nothing
-    logits = torch.from_numpy(names.logits[n:])
+    # Boxes are read as regions are: in the picture's pass.
+    features = np.concatenate([*(each.features[:, -text.shape[1] :] for each in of), *(each.of_regions for each in of)])
+    labels = np.concatenate([*given, np.full(sum(found), UNLABELLED)])
+    names = wrong_names(features, text, np.concatenate([*boxes, *regions]), labels, pictures, scale)
+    logits = torch.from_numpy(names.logits)
     shown = logits.logsumexp(dim=1).numpy()[:, None]
-    inputs = np.hstack([names.inputs[n:], (shown - shown[:n].mean()) / (shown[:n].std() + 1e-6)])
+    inputs = np.hstack([names.inputs, (shown - shown.mean()) / (shown.std() + 1e-6)])
+    most = np.concatenate([iou_matrix(*each).max(axis=1, initial=0) for each in zip(regions, boxes, strict=True)])
+    kind = np.concatenate([np.ones(n, np.int64), np.where(most < BACKGROUND, 0, UNLABELLED)])  # a thing, or nothing
     nothing, thing = learnt(inputs, np.zeros((len(inputs), 2)), kind, pictures, RIDGE, 0.0)[n:].T
-    best, number = logits[n:].softmax(dim=1).max(dim=1)
-    chance = best.numpy() / (1 + np.exp(nothing - thing)) * (1 - most)
-    ends = np.cumsum([len(each.regions) for each in of])[:-1]
-    rows = zip(of, given, overlaps, np.split(number.numpy(), ends), np.split(chance, ends), strict=True)
-    return [[*joined(each.regions, *facts)] for each, labels, (share, _), called, sure in rows
-            for facts in [(called, sure, (share > EXPLAINED) & (called[:, None] == labels))]]  # fmt: skip
+    best, number = (each.numpy() for each in logits[n:].softmax(dim=1).max(dim=1))
+    chance = best / (1 + np.exp(nothing - thing)) * (1 - most)
+    judged = (np.split(each, np.cumsum(found)[:-1]) for each in (number, chance))
+    return [[*apart(*each)] for each in zip(regions, boxes, given, *judged, strict=True)]
 
 
-def joined(regions: Floats, names: IntArray, chance: Floats, explained: BoolArray) -> Iterator[Missing]:
-    """The likeliest of a picture's regions of one name that overlap, made larger by those nearly as likely."""
-    near = (shared(regions, regions)[0] > EXPLAINED) & (names[:, None] == names)
-    free = ~explained.any(axis=1)
+def apart(regions: Floats, boxes: Floats, given: IntArray, names: IntArray, chance: Floats) -> Iterator[Missing]:
+    """A picture's regions, the likeliest first, but for those that overlap a label or an earlier one of their name."""
+    near = iou_matrix(regions, np.vstack([boxes, regions])) > EXPLAINED
+    near &= names[:, None] == np.concatenate([given, names])
+    taken = np.arange(near.shape[1]) < len(boxes)
     for i in np.argsort(-chance, kind="stable"):
-        if free[i]:
-            of_one = near[i] & free & (chance >= JOINED * chance[i])
-            box = (*regions[of_one, :2].min(axis=0).tolist(), *regions[of_one, 2:].max(axis=0).tolist())
-            yield Missing(box, int(names[i]), float(chance[i]))
-            free &= ~near[of_one].any(axis=0)
-
-
-def shared(one: Floats, other: Floats) -> tuple[Floats, Floats]:
-    """What boxes `[n, 4]` share with others `[m, 4]`, as shares `[n, m]` of the smaller one and of both: IoU."""
-    low, high = np.maximum(one[:, None, :2], other[:, :2]), np.minimum(one[:, None, 2:], other[:, 2:])
-    both = np.clip(high - low, 0, None).prod(axis=2)
-    a, b = ((xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1) for xyxy in (one, other))
-    return both / np.minimum(a[:, None], b), both / (a[:, None] + b - both)
+        if not (near[i] & taken).any():
+            taken[len(boxes) + i] = True
+            yield regions[i], int(names[i]), float(chance[i])
