@@ -97,10 +97,7 @@ class Localizer:
         self._texts = texts.Texts.of(self.backbone, self.templates, chosen, crops)
         file, name = chosen.calibration, self.backbone.name
         self.calibration = calibration.package_calibration(name) if file is None else calibration.load_calibration(file)
-        packs = getattr(
-            getattr(self.backbone, "text", None), "packs", False
-        )  # else a text takes as long as a full context
-        bank = Bank(self._texts, every=1 if packs or self.calibration.models else EVERY)
+        bank = Bank(self._texts, every=1 if self.backbone.packs_texts or self.calibration.models else EVERY)
 
         def flow_of(options: Options) -> Flow:
             return Flow(

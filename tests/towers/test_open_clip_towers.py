@@ -72,6 +72,7 @@ def test_texts_are_read_without_what_fills_the_context_and_their_beginning_once(
     with transformer.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[:2])):
         assert_rounded(backbone.encode_text(texts), expected, backbone)
     assert lengths == [(1, 5 + 2 + 3 + 2)]  # with what begins and ends a text
+    assert backbone.packs_texts
     for most in (1, 6):  # in three and in two sequences
         monkeypatch.setattr("cliploc.towers._open_clip_towers.PACKED", most)
         assert_rounded(backbone.encode_text(texts), expected, backbone)

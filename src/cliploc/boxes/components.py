@@ -232,13 +232,6 @@ def _measured(
     return np.stack([left, top, left + width, top + height], axis=1), area, peaks[1:], labels
 
 
-def corners_of(lines: list[npt.NDArray[np.int32]]) -> IntArray:
-    """The bounding rectangles `[n, 4]` of outlines, exclusive right and bottom edge."""
-    corners = np.array([cv2.boundingRect(line) for line in lines], np.int64).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
-    return corners
-
-
 def suppress(xyxy: FloatArray, index: IntArray, order: IntArray, iou: float) -> IntArray:
     """Greedy non-maximum suppression within each map. In `order` each map's boxes are adjacent; the order is kept."""
     boxes, map_of = xyxy[order].astype(np.float64), index[order]

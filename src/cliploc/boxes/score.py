@@ -119,7 +119,9 @@ def _regions(heat: FloatArray, level: float, rule: BoxRule) -> IntArray:
         every = replace(rule, threshold=share, components="all", min_area=0.0, nms_iou=None, max_boxes=None)
         return components.boxes_from_maps(heat[None], every).xyxy.astype(np.int64)
     hot = (heat > np.float32(max(level, 0.0))).astype(np.uint8)
-    return components.corners_of(components.outer_outlines(hot))
+    rectangles = [cv2.boundingRect(line) for line in components.outer_outlines(hot)]
+    left, top, width, height = np.array(rectangles, np.int64).reshape(-1, 4).T
+    return np.stack([left, top, left + width, top + height], axis=1)
 
 
 def _likeness(boxes: IntArray, others: IntArray) -> Floats:

@@ -25,7 +25,7 @@ from cliploc.find.presence import Bank, Presence
 from cliploc.find.running import Progress, torch_modes
 from cliploc.find.second_look import SecondLook, regions_of
 from cliploc.find.steps import BatchMaps, Steps, TaskMaps
-from cliploc.find.tasks import Task, TaskMaker, present_names
+from cliploc.find.tasks import Task, TaskMaker
 from cliploc.find.texts import Texts
 from cliploc.localization import Localization
 from cliploc.methods import TrainedHead, raw_maps
@@ -171,10 +171,11 @@ class Flow:
                 windows = regions_of([item.frames[0] for item in batch], self.backbone.dense(outputs.seen))
             evidence = presence.of(batch, embedding, windows)
             tasks = [raw.task for raw in outputs.raws]
-            wanted: list[Sequence[int]] = [
-                range(len(item.texts)) if run.absent_maps else present_names(item.texts.synonyms, absent, tasks)
+            wanted: list[Sequence[int]] = [  # the names that are there for any task
+                [p for p, (words, why) in enumerate(zip(item.texts.synonyms, absent, strict=True))
+                 if run.absent_maps or any(task.reason(words, why) is None for task in tasks)]
                 for item, absent in zip(batch, evidence.absences, strict=True)
-            ]
+            ]  # fmt: skip
             made = [self.steps.maps_of(raw, batch, wanted, outputs.contexts, embedding) for raw in outputs.raws]
             first, contexts = outputs.raws[0].maps, outputs.contexts[0]
             lessons = self.steps.lessons(first, batch, wanted, contexts, embedding) if run.lessons else None

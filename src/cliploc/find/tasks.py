@@ -57,14 +57,6 @@ class Task:
         return next((head for head in self.heads.values() if head.closed), None)
 
 
-def present_names(
-    synonyms: Sequence[tuple[str, ...]], absences: Sequence[str | None], tasks: Sequence[Task]
-) -> list[int]:
-    """The names of a picture that are there for any task."""
-    of_names = enumerate(zip(synonyms, absences, strict=True))
-    return [p for p, (words, why) in of_names if any(task.reason(words, why) is None for task in tasks)]
-
-
 def members(method: Method) -> tuple[Method, ...]:
     """The methods that an ensemble joins; a method by itself."""
     return method.members or (method,)

@@ -43,16 +43,6 @@ def out_of_memory(error: BaseException) -> bool:
     return any(saying in message for saying in SAYINGS)
 
 
-def give_back_memory() -> None:
-    """Returns freed memory to the system, which glibc keeps after a large picture: a server lives for weeks."""
-    if sys.platform == "linux":
-        import ctypes
-
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)
-
-
 def in_halves(items: B, work: Callable[[B], R], on_halved: Callable[[int], None]) -> Iterator[tuple[B, R]]:
     """A batch with its result, or its halves (`on_halved` gets their size) where memory lacks."""
     try:

@@ -43,6 +43,7 @@ class Backbone(nn.Module, ABC):
     weights_file: Path | None = None
     channels_last: bool = False  # whether its first layers compute with the channels last in memory
     text: nn.Module  # sentences → `[n, D]` float32, unit norm
+    packs_texts: bool = False  # whether its text tower leaves out what fills the context: a thousand texts take seconds
     mean: Tensor
     std: Tensor
 

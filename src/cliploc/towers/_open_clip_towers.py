@@ -64,7 +64,8 @@ class OpenClipParts:
         backbone.resize_policy = RESIZE_POLICIES[preprocess.resize_mode]
         backbone.interpolation = interpolation_of(preprocess.interpolation)
         backbone.logit_scale = float(self._model.logit_scale.detach().float().exp())
-        backbone.text = OpenClipText(self._model, self._tokenizer)
+        text = OpenClipText(self._model, self._tokenizer)
+        backbone.text, backbone.packs_texts = text, text.packs
         backbone.eval().requires_grad_(False)
 
 

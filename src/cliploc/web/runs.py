@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from cliploc import Reporter, UsageError
-from cliploc.support.process import give_back_memory
 from cliploc.web.server import RefusedError
 
 T = TypeVar("T")
@@ -40,12 +39,9 @@ class Run(Generic[T]):
     def carry_out(self) -> T:
         """Does the work."""
         self.began = time.monotonic()
-        try:
-            self._go_on()
-            masked, bank = partial(self._count, "steps"), partial(self._count, "bank")
-            return self._work(Reporter(phase=self._go_on, images=self._go_on, masked=masked, bank=bank))
-        finally:
-            give_back_memory()
+        self._go_on()
+        masked, bank = partial(self._count, "steps"), partial(self._count, "bank")
+        return self._work(Reporter(phase=self._go_on, images=self._go_on, masked=masked, bank=bank))
 
     def _count(self, what: str, done: int, left: int) -> None:
         self._go_on()
