@@ -35,7 +35,7 @@ def read(root: Path) -> Data:
     text = localizer.embed_names(names).cpu().numpy()
     text[[names.index(name) for name in localizer.unknown_names(names)]] = np.nan
     tower = localizer.backbone
-    every = [read_picture(tower, load(one.path).image, one.xyxy, one.xyxy[:, 0] >= 0, True) for one in pictures]
+    every = [read_picture(tower, load(one.path).image, one.xyxy, one.xyxy[:, 0] >= 0) for one in pictures]
     numbers, rngs = range(len(pictures)), (np.random.default_rng(0) for _ in pictures)  # as `read_picture` draws
     copied = [len(jittered(rng, box, one.size_wh)) for one, rng in zip(pictures, rngs, strict=True) for box in one.xyxy]
     return {

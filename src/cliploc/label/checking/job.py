@@ -204,7 +204,6 @@ def check(
     pictures: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
-    missing: bool = True,
     reporter: Reporter = SILENT,
     **options: Any,
 ) -> Checked:
@@ -215,7 +214,6 @@ def check(
             with a folder of pictures for each class.
         pictures: the folder of the pictures; None: beside the labels.
         out: a folder for the results; the same call in it computes only what is new. None: nothing is written.
-        missing: whether things without a label are looked for.
         reporter: gets the phases, the pictures to do and done, each failed picture, and each note.
         **options: options of the `Localizer`: model, device …
 
@@ -244,7 +242,7 @@ def check(
         of_set = {"labels": str(source.absolute()), "pictures": str(data.root.absolute()), "format": data.format}
         store.keep("settings", {**of_set, **localizer.describe()})
         store.begin_session()
-        work = _Check(data, localizer, store, reporter, missing)
+        work = _Check(data, localizer, store, reporter)
         if target is not None:
             stack.enter_context(interrupt_message(folder, lambda: f"{work.computed:,} pictures"))
         checked = work.run()
@@ -257,7 +255,7 @@ def check(
 class _Check:
     """The work of one call; N boxes that can be read."""
 
-    def __init__(self, data: DataSet, localizer: Localizer, store: Store, reporter: Reporter, missing: bool) -> None:
+    def __init__(self, data: DataSet, localizer: Localizer, store: Store, reporter: Reporter) -> None:
         self._data, self._localizer, self._store, self._reporter = data, localizer, store, reporter
         self._notes, self._failed, self.computed = Notes(reporter), dict(data.failed), 0
         self._of_boxes = data.format != FOLDERS  # else each label is of a whole picture
@@ -268,7 +266,6 @@ class _Check:
         # As a model reads them: `traffic_light` is two words.
         self._texts = [" ".join(re.sub(r"[_~@|]+", " ", name).split()) or name for name in self._names]
         self._unknown = localizer.unknown_names(self._texts)
-        self._missing = self._of_boxes and missing  # whether missing labels are looked for
 
     def run(self) -> Checked:
         """Reads what is not read yet, and judges."""
@@ -276,7 +273,7 @@ class _Check:
             self._reporter.failed(name, InputError(f"{name}: {reason}"))
         self._notes.add(self._limits())
         share = self._of_boxes * MOST_PLANTED / max(1, sum(len(one.readable) for one in self._data.pictures))
-        facts = {one.id: repr([stamp(one), one.xyxy.tolist(), self._missing]) for one in self._data.pictures}
+        facts = {one.id: repr([stamp(one), one.xyxy.tolist()]) for one in self._data.pictures}
         before = dict(self._store.rows("SELECT picture, facts FROM reading"))
         todo = [one for one in self._data.pictures if before.get(one.id) != facts[one.id]]
         self._reporter.phase("check")
@@ -287,7 +284,7 @@ class _Check:
             drawn = np.random.default_rng(list(one.id.encode())).random(len(one.xyxy)) < share  # have a moved copy
             try:
                 image = load(one.path).image
-                return wrong_labels.read_picture(self._localizer.backbone, image, one.xyxy, drawn, self._missing)
+                return wrong_labels.read_picture(self._localizer.backbone, image, one.xyxy, drawn)
             except InputError as error:
                 return error
 
@@ -382,8 +379,8 @@ class _Check:
                 for chance, first in doubles(one.xyxy, named))  # fmt: skip
         likelier = (self._names[i] if len(self._names) > 1 else "" for i in names.likelier)
         judged = zip(likelier, map(_known, names.chance), map(_known, placed), same, strict=True)
-        missing = wrong_labels.missing_labels(of, boxes, given, text, scale)
-        return judged, dict(zip((one.id for one in pictures), missing, strict=True))
+        missing = wrong_labels.missing_labels(of, boxes, given, text, scale) if self._of_boxes else ()
+        return judged, dict(zip((one.id for one in pictures), missing, strict=False))
 
 
 def _known(chance: float) -> float | None:

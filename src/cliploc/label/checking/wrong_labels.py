@@ -47,14 +47,14 @@ class Reading(NamedTuple):
     of_regions: npt.NDArray[np.float16]  # [k, D / 2]: in the picture's pass
 
 
-def read_picture(backbone: Backbone, image: Image.Image, xyxy: Floats, copied: BoolArray, missing: bool) -> Reading:
-    """Reads boxes, moved copies of some of them, and with `missing` the regions in which a label may be missing."""
+def read_picture(backbone: Backbone, image: Image.Image, xyxy: Floats, copied: BoolArray) -> Reading:
+    """Reads boxes, moved copies of some of them, and regions in which a label may be missing."""
     rng = np.random.default_rng(0)
     copies = [jittered(rng, box, image.size) for box in xyxy[copied]]
     every = np.concatenate([[(0, 0, *image.size)], xyxy, *copies])  # the picture, so that there is one
     whole, n = seen(backbone, image, every[:1], OF_PICTURE), 1 + len(xyxy)
     features, edges = read_boxes(backbone, image, every, whole)
-    regions = regions_of(whole[0][0]) if missing else np.zeros((0, 4), np.float32)
+    regions = regions_of(whole[0][0])
     of_regions = normalize(mean_in(whole[0][0], UNIT, regions), dim=1).numpy().astype(np.float16)
     return Reading(features[1:n].astype(np.float16), edges[1:n], edges[n:], regions, of_regions)
 
