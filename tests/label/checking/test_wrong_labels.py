@@ -128,6 +128,13 @@ def test_regions_that_show_a_thing_without_a_label_come_first() -> None:
     assert wrong_labels.missing_labels(readings[:4], boxes[:4], given[:4], of.text, 40.0) == [[]] * 4  # too few
 
 
+def test_how_a_region_overlaps_boxes() -> None:
+    boxes = np.array([(0, 0, 1, 1), (0, 0, 0.5, 0.5)])
+    found = wrong_labels.overlaps(np.array([(0, 0, 0.5, 1), (0.5, 0.5, 2, 2)]), boxes)
+    np.testing.assert_allclose(found, [[0.5, 0.25 / 3], [1, 0.25 / 2.25]], rtol=1e-6)
+    assert wrong_labels.overlaps(boxes, boxes[:0]).tolist() == [[0, 0], [0, 0]]
+
+
 def test_what_a_label_of_its_name_or_a_likelier_region_overlaps_is_not_missing() -> None:
     regions = np.array([(0, 0, 0.5, 0.5), (0, 0, 0.4, 0.4), (0.5, 0.5, 1, 1), (0, 0, 0.5, 0.5)])
     names, chance = np.array([0, 0, 0, 1]), np.array([0.2, 0.3, 0.1, 0.4])

@@ -35,8 +35,7 @@ def check(flags: CheckFlags, options: Options) -> int:
         from cliploc.label.checking import job
 
         use_threads(flags.threads)
-        chosen = options.changed()
-        checked = job.check(flags.labels, flags.pictures, out, reporter=reporter, **chosen)
+        checked = job.check(flags.labels, flags.pictures, out, reporter=reporter, **options.changed())
     if flags.as_json:
         print_document(checked.document())
     else:

@@ -28,7 +28,7 @@ from cliploc.formats.reading import in_one_line
 from cliploc.images.reading import load
 from cliploc.label.checking import wrong_labels
 from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, doubles, odd_box, read_set, spelt_in_two_ways
-from cliploc.label.checking.wrong_labels import FOLDS, LEAST_PLACED, Missing, Reading
+from cliploc.label.checking.wrong_labels import FOLDS, LEAST_PLACED, Missing, Reading, read_picture
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.runs.engine import Notes, each, interrupt_message
@@ -47,7 +47,6 @@ ABOUT = {
 }
 KINDS = tuple(ABOUT)
 OUTPUTS = CSV, JSON, LABELS, PAGE = "suspects.csv", "suspects.json", "labels.csv", "check.html"
-AT_MOST = ("badly placed", "missing")  # whose chances are too high: docs/studies/check.md
 OF_KIND = ("kind", "judged", "suspects", "first", "wrong_of_first")  # the last two: of the worst, by their chances
 OF_PAIR = ("name", "likelier", "suspects", "wrong")
 FIRST = 50  # suspects of a kind, of which it is said how many are wrong
@@ -127,7 +126,7 @@ class Checked:
         for kind, judged, suspects, first, wrong in self.counts():
             words = "" if judged else "not judged"
             if kind != "odd" and suspects:
-                words = f"{'at most' if kind in AT_MOST else 'about'} {wrong:.0f} of the first {first} are wrong"
+                words = f"{'at most' if kind == 'badly placed' else 'about'} {wrong:.0f} of the first {first} are wrong"
             kinds.append([kind, f"{judged:,}", f"{suspects:,}", words])
         pairs = [[name, f"→ {other}", f"{some:,}", f"{wrong:.1f}"] for name, other, some, wrong in self.pairs()]
         return [kinds, [["given", "likelier", "suspects", "wrong, about"], *pairs]] if pairs else [kinds]
@@ -283,8 +282,7 @@ class _Check:
             torch.set_num_threads(1)  # of this thread: pictures are read beside each other
             drawn = np.random.default_rng(list(one.id.encode())).random(len(one.xyxy)) < share  # have a moved copy
             try:
-                image = load(one.path).image
-                return wrong_labels.read_picture(self._localizer.backbone, image, one.xyxy, drawn)
+                return read_picture(self._localizer.backbone, load(one.path).image, one.xyxy, drawn)
             except InputError as error:
                 return error
 

@@ -301,13 +301,20 @@ def missing_labels(
     logits = torch.from_numpy(names.logits)
     shown = logits.logsumexp(dim=1).numpy()[:, None]
     inputs = np.hstack([names.inputs, (shown - shown.mean()) / (shown.std() + 1e-6)])
-    most = np.concatenate([iou_matrix(*each).max(axis=1, initial=0) for each in zip(regions, boxes, strict=True)])
+    most, inside = np.hstack([overlaps(*each) for each in zip(regions, boxes, strict=True)])
     kind = np.concatenate([np.ones(n, np.int64), np.where(most < BACKGROUND, 0, UNLABELLED)])  # a thing, or nothing
     nothing, thing = learnt(inputs, np.zeros((len(inputs), 2)), kind, pictures, RIDGE, 0.0)[n:].T
     best, number = (each.numpy() for each in logits[n:].softmax(dim=1).max(dim=1))
-    chance = best / (1 + np.exp(nothing - thing)) * (1 - most)
+    chance = best / (1 + np.exp(nothing - thing)) * (1 - inside)
     judged = (np.split(each, np.cumsum(found)[:-1]) for each in (number, chance))
     return [[*apart(*each)] for each in zip(regions, boxes, given, *judged, strict=True)]
+
+
+def overlaps(regions: npt.NDArray[np.floating[Any]], boxes: Floats) -> Floats:
+    """`[2, k]` of regions: the largest IoU with a box, and the largest share that lies in one."""
+    area, other = ((each[:, 2:] - each[:, :2]).prod(axis=1) for each in (regions, boxes))
+    iou = iou_matrix(regions, boxes)
+    return np.stack([each.max(axis=1, initial=0) for each in (iou, iou / (1 + iou) * (1 + other / area[:, None]))])
 
 
 def apart(regions: Floats, boxes: Floats, given: IntArray, names: IntArray, chance: Floats) -> Iterator[Missing]:
