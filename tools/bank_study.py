@@ -28,7 +28,7 @@ from cliploc.towers._mini_text import MiniTextTower
 from cliploc.towers.mini import WEIGHTS
 
 SETS = {"coco_tune": 1, "ilsvrc_val_dev": 4}  # set → of how many pictures one is taken
-PARTS = (1, 4, 8, 16)  # of how many texts of the bank one is embedded
+PARTS = (1, 4, 8, 16)  # of how many of ImageNet's names the bank has one
 
 
 class Tally:
@@ -74,7 +74,7 @@ def measure(model: str, name: str, calibration: Path) -> None:
         for tally in (whole, *parts) if names else ():
             tally.add(one, names)
     print(f"{model}, {name}: {len(whole.found)} pictures\n")
-    print("| one text of | z-scores above 1.5 | decisions changed | recall | precision | absent names | AP of boxes |")
+    print("| one name of | z-scores above 1.5 | decisions changed | recall | precision | absent names | AP of boxes |")
     print("|---" * 7 + "|")
     for tally in (whole, *parts):
         print(tally.row(whole))

@@ -18,7 +18,7 @@ from cliploc import Localizer
 from cliploc.images.reading import load
 from cliploc.label.checking import wrong_labels
 from cliploc.label.checking.labels import read_set
-from cliploc.label.checking.wrong_labels import Reading, read_picture
+from cliploc.label.checking.wrong_labels import Reading, jittered, read_picture
 from cliploc.values import Floats
 
 KINDS = ("random", "frequent", "in the picture")
@@ -34,35 +34,20 @@ def read(root: Path) -> Data:
     localizer = Localizer("mini", recipe="fast")
     text = localizer.embed_names(names).cpu().numpy()
     text[[names.index(name) for name in localizer.unknown_names(names)]] = np.nan
-    read = [read_picture(localizer, load(one.path).image, one.xyxy, range(len(one.xyxy)), names) for one in pictures]
-    boxes, counts = [one.xyxy for one in pictures], np.array([len(one.xyxy) for one in pictures])
-    starts = np.cumsum(counts) - counts
-    found = [each.drafts for each in read]
-    numbers = range(len(pictures))
-    size = np.array([one.size_wh for one in pictures])
-    joined = Reading(*map(np.concatenate, zip(*read, strict=True)))
+    tower = localizer.backbone
+    every = [read_picture(tower, load(one.path).image, one.xyxy, one.xyxy[:, 0] >= 0) for one in pictures]
+    numbers, rngs = range(len(pictures)), (np.random.default_rng(0) for _ in pictures)  # as `read_picture` draws
+    copied = [len(jittered(rng, box, one.size_wh)) for one, rng in zip(pictures, rngs, strict=True) for box in one.xyxy]
     return {
-        **joined._asdict(),
-        "owners": joined.owners + np.repeat(starts, [len(each.owners) for each in read]),
-        "boxes": np.concatenate(boxes),
+        **Reading(*map(np.concatenate, zip(*every, strict=True)))._asdict(),
+        "boxes": np.concatenate([one.xyxy / (one.size_wh * 2) for one in pictures]),  # in 0–1
         "labels": np.array([names.index(one.boxes[i].name) for one in pictures for i in one.readable]),
-        "pictures": np.repeat(numbers, counts),
-        "of_pictures": np.repeat(numbers, [len(each) for each in found]),  # [k] of drafts
-        "size": size,
+        "pictures": np.repeat(numbers, [len(one.xyxy) for one in pictures]),
+        "of_pictures": np.repeat(numbers, [len(one.regions) for one in every]),  # [k] of regions
+        "owners": np.flatnonzero(copied),  # which box each moved copy is of
         "text": text,
-        "scale": float(localizer.backbone.logit_scale),
+        "scale": float(tower.logit_scale),
     }
-
-
-def names_of(data: Data, given: Any, drafts: bool = False, shown: Any = slice(None)) -> wrong_labels.Names:
-    """What the names of some boxes are judged to be, and then those of drafts, if they count."""
-    of_drafts = slice(None) if drafts else slice(0)
-    boxes = np.concatenate([data["boxes"][shown], data["drafts"][of_drafts, :4]])
-    pictures = np.concatenate([data["pictures"][shown], data["of_pictures"][of_drafts]])
-    sizes = (boxes[:, 2:] - boxes[:, :2]) / data["size"][pictures]
-    features = np.concatenate([data["features"][shown], data["of_drafts"][of_drafts]])
-    labels = np.concatenate([given[shown], np.full(len(pictures) - len(given[shown]), wrong_labels.DRAFT)])
-    return wrong_labels.wrong_names(features, data["text"], sizes, labels, pictures, float(data["scale"]))
 
 
 def renamed(true: Any, pictures: Any, kind: str, rng: np.random.Generator, share: float) -> Any:
@@ -80,7 +65,8 @@ def renamed(true: Any, pictures: Any, kind: str, rng: np.random.Generator, share
 def names_trial(data: Data, kind: str, seed: int, share: float) -> tuple[Floats, Any]:
     """Chances of all boxes, and whether each is wrong."""
     given = renamed(data["labels"], data["pictures"], kind, np.random.default_rng(seed), share)
-    return names_of(data, given).chance, given != data["labels"]
+    boxes = data["features"], data["text"], data["boxes"], given, data["pictures"]
+    return wrong_labels.wrong_names(*boxes, float(data["scale"])).chance, given != data["labels"]
 
 
 def places_trial(data: Data, seed: int, share: float) -> tuple[Floats, Any]:
@@ -92,28 +78,39 @@ def places_trial(data: Data, seed: int, share: float) -> tuple[Floats, Any]:
     return wrong_labels.wrong_places(edges, pictures, data["moved"][~chosen], pictures[owners[~chosen]]), bad
 
 
-def missing_trial(data: Data, seed: int, share: float, by_score: bool = False) -> tuple[Floats, Any]:
-    """Chances of drafts, and whether each overlaps a hidden label of its name.
+def missing_trial(data: Data, seed: int, share: float, by_picture: bool = False) -> tuple[Floats, Any]:
+    """Chances of missing labels, and whether a hidden one of its name lies in each or around it.
 
-    With `by_score` as ../shared/proto/check_labels.py has it: the surest drafts that no label overlaps come first, and
-    one is right that names what misses a label anywhere in its picture.
+    With `by_picture` one is right that names what misses a label anywhere in its picture: the measure of
+    ../shared/proto/check_labels.py.
     """
-    shown = np.random.default_rng(seed).random(len(data["labels"])) >= share
-    drafts, labels = data["drafts"], data["labels"]
-    explained, matched, right, named = (np.zeros(len(drafts), bool) for _ in range(4))
-    apart = np.ones(len(drafts))
-    for picture in np.unique(data["of_pictures"]):
-        here, own = data["of_pictures"] == picture, data["pictures"] == picture
-        some, visible, hidden = drafts[here], own & shown, own & ~shown
-        explained[here], matched[here], apart[here] = wrong_labels.compare(
-            some, data["boxes"][visible], labels[visible]
-        )
-        right[here] = wrong_labels.compare(some, data["boxes"][hidden], labels[hidden])[0]
-        named[here] = np.isin(some[:, 4], labels[hidden])
-    if by_score:
-        return np.where(apart >= 0.9, drafts[:, 5], 0), named
-    logits = names_of(data, labels, drafts=True, shown=shown).logits[shown.sum() :]
-    return wrong_labels.missing_labels(logits, drafts, explained, matched, apart), right & ~explained
+    shown, labels, boxes = (
+        np.random.default_rng(seed).random(len(data["labels"])) >= share,
+        data["labels"],
+        data["boxes"],
+    )
+    numbers = range(data["pictures"].max() + 1)
+    own, regions = ([np.flatnonzero(data[key] == each) for each in numbers] for key in ("pictures", "of_pictures"))
+    visible, hidden = ([some[shown[some] == seen] for some in own] for seen in (True, False))
+    none = data["moved"][:0]
+    of = [Reading(data["features"][some], none, none, data["regions"][here], data["of_regions"][here])
+          for some, here in zip(visible, regions, strict=True)]  # fmt: skip
+    given = [boxes[some] for some in visible], [labels[some] for some in visible]
+    found = wrong_labels.missing_labels(of, *given, data["text"], float(data["scale"]))
+    chances, right = [], []
+    for missing, some in zip(found, hidden, strict=True):
+        for xyxy, name, chance in missing:
+            same = boxes[some[labels[some] == name]]
+            chances.append(chance)
+            right.append(len(same) > 0 if by_picture else share_it(xyxy, same))
+    return np.array(chances), np.array(right)
+
+
+def share_it(xyxy: Floats, others: Floats) -> bool:
+    """Whether a box shares more than a tenth of the smaller one with any of some others."""
+    shared = np.clip(np.minimum(xyxy[2:], others[:, 2:]) - np.maximum(xyxy[:2], others[:, :2]), 0, None).prod(axis=1)
+    smaller = np.minimum((xyxy[2:] - xyxy[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(axis=1))
+    return bool((shared > 0.1 * smaller).any())
 
 
 def report(title: str, trial: Callable[..., tuple[Floats, Any]], seeds: int, first: int) -> None:
@@ -146,8 +143,8 @@ def main() -> None:
     for kind in KINDS:
         report(f"name: {kind}", partial(names_trial, data, kind, share=options.share), options.seeds, FIRST)
     report("badly placed", partial(places_trial, data, share=options.share), options.seeds, FIRST)
-    for title, by_score in (("missing", False), ("missing, as the prototype", True)):
-        trial = partial(missing_trial, data, share=options.share, by_score=by_score)
+    for title, by_picture in (("missing", False), ("missing, by the picture", True)):
+        trial = partial(missing_trial, data, share=options.share, by_picture=by_picture)
         report(title, trial, options.seeds, FIRST_MISSING)
 
 

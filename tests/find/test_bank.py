@@ -23,7 +23,7 @@ SENTENCES = (("a photo.",), ("a photo of the sky.", "sky"))
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """A bank of 40 names and two sentences."""
-    monkeypatch.setattr(module, "bank_names", lambda: NAMES)
+    monkeypatch.setattr(module, "bank_names", lambda every=1: NAMES[::every])
     packaged = prompts.packaged_entries
     monkeypatch.setattr(prompts, "packaged_entries", lambda file: SENTENCES if "object" in file else packaged(file))
 
@@ -43,7 +43,7 @@ def test_rivals_by_hand(gap, words, related, every):
     found = Bank(Texts(gap, ("a {} thing",)), related, every).rivals([("green",), words]).z_scores(views)
     own = torch.nn.functional.normalize(gap.encode_text([f"a photo of a {word}." for word in words]).mean(0), dim=0)
     kept = []
-    bank = (NAMES + list(SENTENCES))[::every]
+    bank = NAMES[::every] + list(SENTENCES)
     for entry in bank:
         sentence = f"a photo of a {entry[0]}." if entry in NAMES else entry[0]
         if not {word.casefold() for word in entry} & {word.casefold() for word in words}:
@@ -72,6 +72,7 @@ def test_the_bank_holds_imagenets_and_cocos_names_once():
     assert len(names) == len(set(names))
     assert {one.name for one in prompts.imagenet_classes()} < set(names)
     assert {"person", "zebra", "tv"} <= set(names)
+    assert bank_names(8) == bank_names()[:1000:8] + bank_names()[1000:]
 
 
 @pytest.mark.parametrize("windows", [(), (2,)])
@@ -108,20 +109,20 @@ def test_the_bank_is_embedded_once(gap):
     asked, memory = counted(gap), Memory()
     localizer = build(gap, min_presence=0.5, memory=memory)
     localizer([TALL, WIDE], ["a dog"])
-    assert len(asked) == len(set(asked)) == 2 + 6  # the name by both templates, and every eighth of the bank's 42
+    assert len(asked) == len(set(asked)) == 2 + 7  # the name by both templates, an eighth of 40 names, two sentences
     first = len(asked)
     localizer(WIDE, ["a dog"])
     build(gap, min_presence=0.2, memory=memory)(WIDE, ["a dog"])
     assert len(asked) == first
 
 
-def test_where_no_chance_is_fitted_every_eighth_text_is_embedded(gap, tmp_path):
-    """The bank's texts are 42 here; a part of them is part of a run's identity."""
+def test_where_no_chance_is_fitted_every_eighth_name_is_embedded(gap, tmp_path):
+    """The bank's names are 40 here; a part of them is part of a run's identity."""
     asked, file = counted(gap), tmp_path / "calibration.json"
     guessing = build(gap, min_presence=0.5)
     guessing(TALL, ["a dog"])
     sentences = [f"a photo of a {entry[0]}." for entry in NAMES] + [entry[0] for entry in SENTENCES]
-    assert asked == [*sentences[::8], "a a dog thing", "a photo of a a dog."]
+    assert asked == [*sentences[:40:8], *sentences[40:], "a a dog thing", "a photo of a a dog."]
     replace(package_calibration("mini"), models=(gap.name,), lifts={}).save(file)
     fitted = build(gap, min_presence=0.5, calibration=file)
     asked.clear()
@@ -129,7 +130,8 @@ def test_where_no_chance_is_fitted_every_eighth_text_is_embedded(gap, tmp_path):
     assert asked[:42] == sentences
     gap.packs_texts = True  # texts take seconds
     packing = build(gap, min_presence=0.5)
-    assert [one.describe()["first_look"]["bank"] for one in (guessing, fitted, packing)] == ["1, every 8", 1, 1]
+    versions = [one.describe()["first_look"]["bank"] for one in (guessing, fitted, packing)]
+    assert versions == ["1, every 8 of ImageNet", 1, 1]
 
 
 def test_a_part_of_the_bank_counts_as_the_whole_in_ranks(gap):

@@ -1053,7 +1053,7 @@ def test_a_suspect_is_fixed_by_a_key_and_the_set_is_equal_but_for_that_label(con
     for one in content["annotations"]:
         one["mine"] = [1]
     (tmp_path / "set.json").write_text(json.dumps(content))
-    assert cliploc_("check", tmp_path / "set.json", "--no-missing", "--out", tmp_path / "checked").code == 0
+    assert cliploc_("check", tmp_path / "set.json", "--out", tmp_path / "checked").code == 0
     out = open_set(tmp_path / "checked", None, None)[0]
     with served(out) as address:
         editor = Editor(context, address)

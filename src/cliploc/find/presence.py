@@ -6,7 +6,7 @@ COCO's names, and sentences for pictures of no object. Each is embedded in one s
 the requested name, whatever templates a localizer has. Rivals of a name are the bank without names that share a synonym
 with it or its contrast, are read as it, or that the model cannot know, and without the tenth of the bank that is
 nearest to it ("golden retriever" must not count against "dog"). Where nothing was fitted to a model whose text tower
-reads its whole context each time (SigLIP's), the bank is every eighth of these texts: all take minutes.
+reads its whole context each time (SigLIP's), the bank has every eighth of ImageNet's names: all take minutes.
 """
 
 import math
@@ -31,7 +31,7 @@ from cliploc.localization import PresenceRule
 from cliploc.values import Floats, TextSet
 
 VERSION = 1  # raise it when the bank or the rule changes
-EVERY = 8  # of so many texts of the bank one is embedded where nothing was fitted; docs/studies/presence.md
+EVERY = 8  # of so many of ImageNet's names the bank has one where nothing was fitted; docs/studies/presence.md
 RELATED_SHARE = 0.1  # of the bank: what is no rival of a name, as its meaning is related; chosen on tuning pictures
 Reasons = tuple[str | None, ...]
 
@@ -45,7 +45,7 @@ class Rivals(NamedTuple):
     in_bank: Floats  # [P, 2] see `in_bank`
     contrasts: Tensor | None = None  # [P, D] as `Texts.contrasts`
     lift: Tensor | None = None  # [P] what is added to the z-scores of names; None: nothing
-    every: int = 1  # of so many texts the bank has one, which stands for all of them in ranks
+    stands_for: float = 1  # so many names of the whole bank does an entry stand for, in ranks
 
     def z_scores(self, views: Tensor) -> Tensor:
         """`[V, P]`: how far names lie above their rivals in views `[V, D]`, in the rivals' standard deviations."""
@@ -58,7 +58,7 @@ class Rivals(NamedTuple):
         cosines, some = views @ self.bank.T, mask.sum(dim=1)
         mean = cosines.masked_fill(~mask, 0).sum(dim=1) / some
         spread = (cosines - mean[:, None]).masked_fill(~mask, 0).square().sum(dim=1) / some
-        rank = 1 + self.every * ((cosines > likeness[:, None]) & mask).sum(dim=1)
+        rank = 1 + self.stands_for * ((cosines > likeness[:, None]) & mask).sum(dim=1)
         z = (likeness - mean) / spread.clamp(min=1e-12).sqrt()
         return (z if self.lift is None else z + self.lift[label]), rank
 
@@ -118,7 +118,7 @@ class Bank:
     @property
     def version(self) -> int | str:
         """Part of a run's identity."""
-        return VERSION if self.every == 1 else f"{VERSION}, every {self.every}"
+        return VERSION if self.every == 1 else f"{VERSION}, every {self.every} of ImageNet"
 
     def rivals(
         self,
@@ -152,7 +152,8 @@ class Bank:
             are_rivals.scatter_(1, near.topk(int(self._related_share * len(bank))).indices, False)
             self._cosines = BankCosines.of(bank @ bank.T) if self._cosines is None else self._cosines
             features, contrasted = in_bank(likeness.T, self._cosines, not_it, are_rivals), self._texts.contrasts(texts)
-            rivals = Rivals(names, bank, are_rivals, features, contrasted, every=self.every)
+            stands_for = len(bank_names()) / len(bank_names(self.every))
+            rivals = Rivals(names, bank, are_rivals, features, contrasted, stands_for=stands_for)
             if lifts:
                 rows = self._texts.embed(_text_set([(name,) for name in lifts]))  # [n, D]
                 same_text = names @ rows.T > ALIKE  # [P, n]
@@ -164,9 +165,10 @@ class Bank:
         """`[K, D]` of the names and sentences that the model can know, kept: a large text tower needs a minute."""
         with self._embedding:
             if self._embeddings is None:
-                texts = [(entry, prompts.DEFAULT_TEMPLATES[0].replace("{}", entry[0])) for entry in bank_names()]
+                template, names = prompts.DEFAULT_TEMPLATES[0], bank_names(self.every)
+                texts = [(entry, template.replace("{}", entry[0])) for entry in names]
                 texts += [(entry, entry[0]) for entry in prompts.packaged_entries("no_object.txt")]
-                known = [one for one in texts if self._texts.unknown_reason(one[0][:1]) is None][:: self.every]
+                known = [one for one in texts if self._texts.unknown_reason(one[0][:1]) is None]
                 self._entries.clear()  # it may have been stopped before
                 for number, (entry, _) in enumerate(known):
                     for word in dict.fromkeys(map(str.casefold, entry)):
@@ -178,11 +180,11 @@ class Bank:
             return self._embeddings
 
 
-def bank_names() -> list[tuple[str, ...]]:
-    """The names of the bank, each with its synonyms, which exclude it as a rival of the same name."""
+def bank_names(every: int = 1) -> list[tuple[str, ...]]:
+    """The names of the bank (one of `every` of ImageNet's), each with its synonyms, which exclude it as a rival."""
     imagenet = [(class_name.name, *class_name.synonyms) for class_name in prompts.imagenet_classes()]
     names = {entry[0] for entry in imagenet}
-    return imagenet + [entry for entry in prompts.packaged_entries("coco.txt") if entry[0] not in names]
+    return imagenet[::every] + [entry for entry in prompts.packaged_entries("coco.txt") if entry[0] not in names]
 
 
 def _text_set(synonyms: Sequence[tuple[str, ...]], contrasts: Sequence[tuple[str, ...]] = ()) -> TextSet:

@@ -120,15 +120,15 @@ def test_a_stopped_check_goes_on_and_a_corrected_label_costs_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(job, "load", load)
         with pytest.raises(KeyboardInterrupt, match=r"2 pictures in .* are kept"):
-            check(labels, folder, tmp_path / "out", missing=False)
-    assert check(labels, folder, tmp_path / "out", missing=False).computed == len(PHOTOS) - 2
+            check(labels, folder, tmp_path / "out")
+    assert check(labels, folder, tmp_path / "out").computed == len(PHOTOS) - 2
     content["annotations"][0]["category_id"] = "dog"
     labels.write_text(json.dumps(content))
-    again = check(labels, folder, tmp_path / "out", missing=False)
+    again = check(labels, folder, tmp_path / "out")
     assert again.computed == 0
     assert again.labels[0].name == "dog"
     with pytest.raises(cliploc.UsageError, match="holds a run with other settings"):
-        check(labels, folder, tmp_path / "out", missing=False, min_presence=0.9)
+        check(labels, folder, tmp_path / "out", min_presence=0.9)
 
 
 def test_names_that_the_model_does_not_know_and_one_name_alone(folder: Path, tmp_path: Path) -> None:

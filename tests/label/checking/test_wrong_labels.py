@@ -13,7 +13,7 @@ P, D = 5, 24
 class Made(NamedTuple):
     features: np.ndarray
     text: np.ndarray
-    sizes: np.ndarray
+    xyxy: np.ndarray
     given: np.ndarray
     pictures: np.ndarray
     wrong: np.ndarray
@@ -31,10 +31,9 @@ def made(count: int, share: float = 0.1, noise: float = 0.16, seed: int = 0) -> 
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     wrong = rng.random(count) < share
     given = np.where(wrong, (true + rng.integers(1, P, size=count)) % P, true)
-    twice = np.hstack([features, features])
-    return Made(
-        twice, 0.3 * text, rng.uniform(0.1, 0.5, (count, 2)), given, np.arange(count) // 3, wrong
-    )  # texts tell little
+    xyxy = np.hstack([np.zeros((count, 2)), rng.uniform(0.1, 0.5, (count, 2))])
+    # Texts tell little.
+    return Made(np.hstack([features, features]), 0.3 * text, xyxy, given, np.arange(count) // 3, wrong)
 
 
 def auroc(wrong: np.ndarray, chance: np.ndarray) -> float:
@@ -78,11 +77,11 @@ def test_what_nothing_can_be_told_of_has_no_chance() -> None:
     assert np.isfinite(np.delete(chance, 5)).all()
 
 
-def test_drafts_are_read_and_not_learnt_from() -> None:
+def test_regions_are_read_and_not_learnt_from() -> None:
     of = made(200)
-    drafts = of.given.copy()
-    drafts[150:] = wrong_labels.DRAFT
-    names = of._replace(given=drafts).judged()
+    given = of.given.copy()
+    given[150:] = wrong_labels.UNLABELLED
+    names = of._replace(given=given).judged()
     assert np.isnan(names.chance[150:]).all()
     right = ~of.wrong[150:]
     assert (names.logits[150:].argmax(axis=1) == of.given[150:])[right].mean() > 0.9
@@ -102,23 +101,45 @@ def test_planted_places_rank_first_and_too_few_are_not_judged() -> None:
     assert np.isnan(wrong_labels.wrong_places(edges, one, planted, one)).all()
 
 
-def test_a_draft_misses_a_label_only_where_none_explains_it() -> None:
-    edges = np.array([[0, 0, 10, 10], [2, 2, 8, 8], [50, 50, 60, 60.0], [0, 0, 10, 10]])
-    found = np.column_stack([edges, [0, 0, 0, 1], np.full(4, 0.5)])
-    explained, matched, apart = wrong_labels.compare(found, np.array([[0, 0, 10, 10.0]]), np.array([0]))
-    assert explained.tolist() == [True, True, False, False]
-    assert matched.tolist() == [True, False, False, False]
-    np.testing.assert_allclose(apart, [0, 0.64, 1, 0])
-    rng = np.random.default_rng(0)
-    logits, drafts = np.zeros((200, 3)), np.tile(found[:1], (200, 1))
-    matched, explained = np.arange(200) < 80, np.arange(200) < 100
-    missing = np.arange(200) >= 185
-    logits[:, 0] = rng.standard_normal(200) + 4.0 * (matched | missing)
-    chance = wrong_labels.missing_labels(logits, drafts, explained, matched, np.ones(200))
-    assert not chance[explained].any()
-    assert auroc(missing[100:], chance[100:]) > 0.95
-    none = np.zeros(20, bool)
-    assert np.isnan(wrong_labels.missing_labels(logits[:20], drafts[:20], none, none, np.ones(20))).all()
+def test_regions_that_show_a_thing_without_a_label_come_first() -> None:
+    of, rng, none = made(320, share=0), np.random.default_rng(2), np.zeros((0, 3))
+    things = np.array([(x, y, x + 0.4, y + 0.4) for x in (0, 0.5) for y in (0, 0.5)])  # of each picture
+    gaps = np.array([(0.41, 0, 0.49, 1), (0, 0.41, 1, 0.49)])
+    hidden, of_pictures = rng.random((80, 4)) < 0.1, np.split(np.arange(320), 80)
+    readings = []
+    for some, unseen in zip(of_pictures, hidden, strict=True):
+        nothing = rng.standard_normal((2, D))
+        of_gaps = nothing / np.linalg.norm(nothing, axis=1, keepdims=True)
+        regions = np.vstack([things, gaps]), np.vstack([of.features[some, :D], of_gaps])
+        readings.append(wrong_labels.Reading(of.features[some[~unseen]], none, none, *regions))
+    boxes, given = (
+        [things[~unseen] for unseen in hidden],
+        np.split(of.given[~hidden.ravel()], np.cumsum((~hidden).sum(axis=1))[:-1]),
+    )
+    found = wrong_labels.missing_labels(readings, boxes, given, of.text, 40.0)
+    chances, right = [], []
+    for some, unseen, missing in zip(of_pictures, hidden, found, strict=True):
+        expected = {(*box, name) for box, name in zip(things[unseen], of.given[some[unseen]], strict=True)}
+        assert [chance for *_, chance in missing] == sorted((chance for *_, chance in missing), reverse=True)
+        chances += [chance for *_, chance in missing]
+        right += [(*box, name) in expected for box, name, _ in missing]
+    assert sum(right) == pytest.approx(hidden.sum(), abs=2)
+    assert auroc(np.array(right), np.array(chances)) > 0.9
+    assert wrong_labels.missing_labels(readings[:4], boxes[:4], given[:4], of.text, 40.0) == [[]] * 4  # too few
+
+
+def test_how_a_region_overlaps_boxes() -> None:
+    boxes = np.array([(0, 0, 1, 1), (0, 0, 0.5, 0.5)])
+    found = wrong_labels.overlaps(np.array([(0, 0, 0.5, 1), (0.5, 0.5, 2, 2)]), boxes)
+    np.testing.assert_allclose(found, [[0.5, 0.25 / 3], [1, 0.25 / 2.25]], rtol=1e-6)
+    assert wrong_labels.overlaps(boxes, boxes[:0]).tolist() == [[0, 0], [0, 0]]
+
+
+def test_what_a_label_of_its_name_or_a_likelier_region_overlaps_is_not_missing() -> None:
+    regions = np.array([(0, 0, 0.5, 0.5), (0, 0, 0.4, 0.4), (0.5, 0.5, 1, 1), (0, 0, 0.5, 0.5)])
+    names, chance = np.array([0, 0, 0, 1]), np.array([0.2, 0.3, 0.1, 0.4])
+    found = wrong_labels.apart(regions, np.array([(0.6, 0.6, 0.9, 0.9)]), np.array([0]), names, chance)
+    assert [(tuple(box), name) for box, name, _ in found] == [((0, 0, 0.5, 0.5), 1), ((0, 0, 0.4, 0.4), 0)]
 
 
 def test_names_of_other_things_in_the_picture_are_likelier_errors() -> None:

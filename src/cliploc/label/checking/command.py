@@ -18,7 +18,6 @@ class CheckFlags(WithThreads, WithJson):
     )
     pictures: Path | None = flag("Folder of the pictures.", None, metavar="DIR", none="beside the labels")
     out: Path = flag("Folder for the results; a stopped run in it resumes.", metavar="DIR", group="output")
-    missing: bool = flag("Also look for things without a label: slower.", True, flags=("--missing/--no-missing",))
 
 
 @command(only=("model", "pretrained", "device", "precision", "text_cache"))
@@ -36,8 +35,7 @@ def check(flags: CheckFlags, options: Options) -> int:
         from cliploc.label.checking import job
 
         use_threads(flags.threads)
-        chosen = {"missing": flags.missing, **options.changed()}
-        checked = job.check(flags.labels, flags.pictures, out, reporter=reporter, **chosen)
+        checked = job.check(flags.labels, flags.pictures, out, reporter=reporter, **options.changed())
     if flags.as_json:
         print_document(checked.document())
     else:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, fields
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -30,6 +28,7 @@ from cliploc.formats.reading import in_one_line
 from cliploc.images.reading import load
 from cliploc.label.checking import wrong_labels
 from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, doubles, odd_box, read_set, spelt_in_two_ways
+from cliploc.label.checking.wrong_labels import FOLDS, LEAST_PLACED, Missing, Reading, read_picture
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.runs.engine import Notes, each, interrupt_message
@@ -48,7 +47,6 @@ ABOUT = {
 }
 KINDS = tuple(ABOUT)
 OUTPUTS = CSV, JSON, LABELS, PAGE = "suspects.csv", "suspects.json", "labels.csv", "check.html"
-AT_MOST = ("badly placed", "missing")  # whose chances are too high: docs/studies/check.md
 OF_KIND = ("kind", "judged", "suspects", "first", "wrong_of_first")  # the last two: of the worst, by their chances
 OF_PAIR = ("name", "likelier", "suspects", "wrong")
 FIRST = 50  # suspects of a kind, of which it is said how many are wrong
@@ -97,7 +95,7 @@ class Checked:
     labels: Sequence[Label]  # all, in the set's order
     suspects: Sequence[Suspect]  # kind by kind, the worst first
     format: str  # that was read: "COCO"
-    judged: Mapping[str, int]  # kind → how many labels, drafts or pictures were judged
+    judged: Mapping[str, int]  # kind → how many labels, regions or pictures were judged
     pictures: int
     computed: int  # pictures that this call read; the others were read before
     failed: Mapping[str, str]  # picture → why it is not checked
@@ -128,7 +126,7 @@ class Checked:
         for kind, judged, suspects, first, wrong in self.counts():
             words = "" if judged else "not judged"
             if kind != "odd" and suspects:
-                words = f"{'at most' if kind in AT_MOST else 'about'} {wrong:.0f} of the first {first} are wrong"
+                words = f"{'at most' if kind == 'badly placed' else 'about'} {wrong:.0f} of the first {first} are wrong"
             kinds.append([kind, f"{judged:,}", f"{suspects:,}", words])
         pairs = [[name, f"→ {other}", f"{some:,}", f"{wrong:.1f}"] for name, other, some, wrong in self.pairs()]
         return [kinds, [["given", "likelier", "suspects", "wrong, about"], *pairs]] if pairs else [kinds]
@@ -187,17 +185,17 @@ def crop(image: Image.Image, edges: Sequence[float]) -> Image.Image:
     return part
 
 
-KIND, VERSION = "check", 2
+KIND, VERSION = "check", 3
 # -------------------------------------------------------------------------------------------------------------- the job
-# The digest is of all that a reading depends on besides the settings; the content is the safetensors of `Reading`.
-TABLES = ("CREATE TABLE reading (picture TEXT PRIMARY KEY, digest TEXT NOT NULL, content BLOB NOT NULL)",)
+# The facts are all that a reading depends on besides the settings; the content is the safetensors of `Reading`.
+TABLES = ("CREATE TABLE reading (picture TEXT PRIMARY KEY, facts TEXT NOT NULL, content BLOB NOT NULL)",)
 SAVE = "INSERT OR REPLACE INTO reading VALUES (?, ?, ?)"
 MOST_PLANTED = 1_000  # boxes that are moved to learn what badly placed ones look like
 FEW = 100  # labels with which the set's own opinion weighs little
 LEAST = 0.1  # chance of a suspect
 NO_BOX = LabelledBox("", "", (np.nan,) * 4)  # of what concerns a whole picture
 # The likelier name, the chances of name, place and double, and of which box it is one.
-OfBox: TypeAlias = tuple[str, float | None, float | None, float | None, str]
+OfBox: TypeAlias = tuple[str, float | None, float | None, tuple[float | None, str]]
 
 
 def check(
@@ -205,7 +203,6 @@ def check(
     pictures: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
-    missing: bool = True,
     reporter: Reporter = SILENT,
     **options: Any,
 ) -> Checked:
@@ -216,7 +213,6 @@ def check(
             with a folder of pictures for each class.
         pictures: the folder of the pictures; None: beside the labels.
         out: a folder for the results; the same call in it computes only what is new. None: nothing is written.
-        missing: whether things without a label are looked for, which takes a map for each name.
         reporter: gets the phases, the pictures to do and done, each failed picture, and each note.
         **options: options of the `Localizer`: model, device …
 
@@ -245,7 +241,7 @@ def check(
         of_set = {"labels": str(source.absolute()), "pictures": str(data.root.absolute()), "format": data.format}
         store.keep("settings", {**of_set, **localizer.describe()})
         store.begin_session()
-        work = _Check(data, localizer, store, reporter, missing)
+        work = _Check(data, localizer, store, reporter)
         if target is not None:
             stack.enter_context(interrupt_message(folder, lambda: f"{work.computed:,} pictures"))
         checked = work.run()
@@ -256,9 +252,9 @@ def check(
 
 
 class _Check:
-    """The work of one call; N boxes that can be read, M drafts."""
+    """The work of one call; N boxes that can be read."""
 
-    def __init__(self, data: DataSet, localizer: Localizer, store: Store, reporter: Reporter, missing: bool) -> None:
+    def __init__(self, data: DataSet, localizer: Localizer, store: Store, reporter: Reporter) -> None:
         self._data, self._localizer, self._store, self._reporter = data, localizer, store, reporter
         self._notes, self._failed, self.computed = Notes(reporter), dict(data.failed), 0
         self._of_boxes = data.format != FOLDERS  # else each label is of a whole picture
@@ -269,8 +265,6 @@ class _Check:
         # As a model reads them: `traffic_light` is two words.
         self._texts = [" ".join(re.sub(r"[_~@|]+", " ", name).split()) or name for name in self._names]
         self._unknown = localizer.unknown_names(self._texts)
-        known = self._of_boxes and missing and len(self._unknown) < len(set(self._texts))
-        self._sought = self._texts if known else []  # names of which drafts are made
 
     def run(self) -> Checked:
         """Reads what is not read yet, and judges."""
@@ -278,19 +272,17 @@ class _Check:
             self._reporter.failed(name, InputError(f"{name}: {reason}"))
         self._notes.add(self._limits())
         share = self._of_boxes * MOST_PLANTED / max(1, sum(len(one.readable) for one in self._data.pictures))
-        facts = {one.id: repr([stamp(one), one.xyxy.tolist(), self._sought]) for one in self._data.pictures}
-        digests = {name: hashlib.blake2b(of.encode(), digest_size=16).hexdigest() for name, of in facts.items()}
-        digested = dict(self._store.rows("SELECT picture, digest FROM reading"))
-        todo = [one for one in self._data.pictures if digested.get(one.id) != digests[one.id]]
+        facts = {one.id: repr([stamp(one), one.xyxy.tolist()]) for one in self._data.pictures}
+        before = dict(self._store.rows("SELECT picture, facts FROM reading"))
+        todo = [one for one in self._data.pictures if before.get(one.id) != facts[one.id]]
         self._reporter.phase("check")
-        self._reporter.start(len(todo), len(digests))
+        self._reporter.start(len(todo), len(facts))
 
-        def read(one: LabelledFile) -> wrong_labels.Reading | InputError:
+        def read(one: LabelledFile) -> Reading | InputError:
             torch.set_num_threads(1)  # of this thread: pictures are read beside each other
             drawn = np.random.default_rng(list(one.id.encode())).random(len(one.xyxy)) < share  # have a moved copy
-            copied = np.flatnonzero(drawn).tolist()
             try:
-                return wrong_labels.read_picture(self._localizer, load(one.path).image, one.xyxy, copied, self._sought)
+                return read_picture(self._localizer.backbone, load(one.path).image, one.xyxy, drawn)
             except InputError as error:
                 return error
 
@@ -301,12 +293,12 @@ class _Check:
                     self._reporter.failed(one.id, InputError(f"{one.id}: {self._failed[one.id]}"))
                 else:
                     with self._store.transaction():
-                        self._store.write(SAVE, one.id, digests[one.id], arrays.save(content._asdict()))
+                        self._store.write(SAVE, one.id, facts[one.id], arrays.save(content._asdict()))
                     self.computed += 1
                 self._reporter.images(1)
-        rows = self._store.each("SELECT picture, digest, content FROM reading")
-        return self._judged({name: wrong_labels.Reading(**arrays.load(content)) for name, digest, content in rows
-                             if digests.get(name) == digest})  # fmt: skip
+        rows = self._store.each("SELECT picture, facts, content FROM reading")
+        return self._judged({name: Reading(**arrays.load(content)) for name, of, content in rows
+                             if facts.get(name) == of})  # fmt: skip
 
     def _limits(self) -> Iterator[str]:
         """What cannot be judged, or only in part."""
@@ -320,15 +312,15 @@ class _Check:
             yield "one picture: nothing can be learnt from it; names are judged by the text alone"
         elif count < FEW:
             yield f"{count} labels are few: names are judged nearly by the text alone"
-        if self._of_boxes and (count < wrong_labels.LEAST_PLACED or of < wrong_labels.FOLDS):
-            yield f"too little to judge places: it takes {wrong_labels.LEAST_PLACED} in {wrong_labels.FOLDS} pictures"
+        if self._of_boxes and (count < LEAST_PLACED or of < FOLDS):
+            yield f"too little to judge places or missing labels: it takes {LEAST_PLACED} in {FOLDS} pictures"
         if names := [name for name, text in zip(self._names, self._texts, strict=True) if text in self._unknown]:
             some = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
             yield f"{self._localizer.backbone.name} does not know {some}: judged by the set alone"
 
-    def _judged(self, read: Mapping[str, wrong_labels.Reading]) -> Checked:
+    def _judged(self, read: Mapping[str, Reading]) -> Checked:
         """All labels and suspects."""
-        of_boxes, of_drafts = self._chances([one for one in self._data.pictures if one.id in read], read)
+        of_boxes, of_pictures = self._chances(read)
         labels, suspects, judged = list[Label](), list[Suspect](), dict.fromkeys(KINDS, 0)
 
         def add(kind: str, chance: float | None, box: LabelledBox, likelier: str = "", reason: str = "") -> None:
@@ -338,13 +330,14 @@ class _Check:
                 suspects.append(Suspect(kind, chance, one.id, box.id, box.name, likelier, x0, y0, x1, y1, reason))
 
         for one in self._data.pictures:
-            # Both iterators go on from picture to picture, past those that could not be read.
+            # It goes on from picture to picture, past those that could not be read.
             judged_boxes = dict(zip(one.readable if one.id in read else (), of_boxes, strict=False))
-            drafts = [*islice(of_drafts, len(read[one.id].drafts) if one.id in read else 0)]
-            for (x0, y0, x1, y1, number, _), chance in drafts:
-                add("missing", chance, LabelledBox("", "", (x0, y0, x1, y1)), self._names[int(number)])
+            missing = of_pictures.get(one.id, ())
+            for edges, number, chance in missing:
+                x0, y0, x1, y1 = edges * (one.size_wh * 2)
+                add("missing", _known(chance), LabelledBox("", "", (x0, y0, x1, y1)), self._names[number])
             for i, box in enumerate(one.boxes):
-                likelier, wrong, placed, double, same = judged_boxes.get(i, ("", None, None, None, ""))
+                likelier, wrong, placed, (double, same) = judged_boxes.get(i, ("", None, None, (None, "")))
                 labels.append(Label(box.id, one.id, box.name, likelier, wrong, placed, double))
                 add("wrong name", wrong, box, likelier)
                 add("badly placed", placed, box)
@@ -357,45 +350,35 @@ class _Check:
                 listed, now = ("×".join(map(str, size)) for size in (one.listed_wh, one.size_wh))
                 add("odd", 1.0, NO_BOX, reason=f"the set has it at {listed}, it is {now}")
             if not one.boxes:
-                best = max((chance for _, chance in drafts if chance is not None), default=None)
+                best = next((_known(chance) for *_, chance in missing), None)
                 add("odd", best, NO_BOX, reason="a picture without a label")
         suspects.sort(key=lambda one: (KINDS.index(one.kind), -(one.chance or 0.0)))
         pictures = judged["odd"] = len(self._data.pictures)
         of_set = self._data.format, judged, pictures + len(self._data.failed)
         return Checked(labels, suspects, *of_set, self.computed, self._failed, self._notes.lines)
 
-    def _chances(
-        self, pictures: Sequence[LabelledFile], read: Mapping[str, wrong_labels.Reading]
-    ) -> tuple[Iterator[OfBox], Iterator[tuple[list[float], float | None]]]:
-        """What each box is judged to be, and each draft with its chance: in the order of the pictures."""
-        of, boxes = [read[one.id] for one in pictures], [one.xyxy for one in pictures]
+    def _chances(self, read: Mapping[str, Reading]) -> tuple[Iterator[OfBox], Mapping[str, Sequence[Missing]]]:
+        """What each box is judged to be, in the order of the pictures, and what is missing in each picture."""
+        pictures = [one for one in self._data.pictures if one.id in read]
+        of, boxes = [read[one.id] for one in pictures], [one.xyxy / (one.size_wh * 2) for one in pictures]
         given = [np.array([self._number[one.boxes[i].name] for i in one.readable], np.int64) for one in pictures]
-        counts, drafts = [len(each) for each in given], [len(each.drafts) for each in of]
-        if not (total := sum(counts)):
-            return iter(()), iter(())
-        every = wrong_labels.Reading(*map(np.concatenate, zip(*of, strict=True)))
-        xyxy = np.concatenate([*boxes, every.drafts[:, :4]])  # boxes, then drafts
-        numbers = np.repeat([*range(len(of))] * 2, counts + drafts)
-        sizes = (xyxy[:, 2:] - xyxy[:, :2]) / np.array([one.size_wh for one in pictures])[numbers]
+        if not any(map(len, given)):
+            return iter(()), {}
         text = self._localizer.embed_names(self._texts).float().cpu().numpy()  # [P, D / 2]
         text[[name in self._unknown for name in self._texts]] = np.nan
-        names_of = np.concatenate([*given, np.full(sum(drafts), wrong_labels.DRAFT)])
-        features = np.concatenate([every.features, every.of_drafts])
-        scale = float(self._localizer.backbone.logit_scale)
-        names = wrong_labels.wrong_names(features, text, sizes, names_of, numbers, scale)
+        every, scale = Reading(*map(np.concatenate, zip(*of, strict=True))), float(self._localizer.backbone.logit_scale)
+        numbers = np.repeat(range(len(of)), [*map(len, given)])  # of the pictures of boxes
         of_moved = np.repeat(range(len(of)), [len(each.moved) for each in of])
-        edges, moved = every.edges.astype(float), every.moved.astype(float)
-        placed = wrong_labels.wrong_places(edges, numbers[:total], moved, of_moved)
+        xyxy, labels = np.concatenate(boxes), np.concatenate(given)
+        names = wrong_labels.wrong_names(every.features, text, xyxy, labels, numbers, scale)
+        placed = wrong_labels.wrong_places(every.edges.astype(float), numbers, every.moved.astype(float), of_moved)
         same = ((_known(chance if self._of_boxes else np.nan), one.boxes[one.readable[first]].id)
-                for one, labels in zip(pictures, given, strict=True)
-                for chance, first in doubles(one.xyxy, labels))  # fmt: skip
-        facts = zip(*map(wrong_labels.compare, (each.drafts.astype(float) for each in of), boxes, given), strict=True)
-        logits, found = names.logits[total:], every.drafts.astype(float)
-        absent = wrong_labels.missing_labels(logits, found, *map(np.concatenate, facts))
+                for one, named in zip(pictures, given, strict=True)
+                for chance, first in doubles(one.xyxy, named))  # fmt: skip
         likelier = (self._names[i] if len(self._names) > 1 else "" for i in names.likelier)
-        rows = zip(likelier, names.chance, placed, same, strict=False)  # names: also those of drafts
-        judged = ((name, _known(wrong), _known(at), *twice) for name, wrong, at, twice in rows)
-        return judged, zip(every.drafts.tolist(), map(_known, absent), strict=True)
+        judged = zip(likelier, map(_known, names.chance), map(_known, placed), same, strict=True)
+        missing = wrong_labels.missing_labels(of, boxes, given, text, scale) if self._of_boxes else ()
+        return judged, dict(zip((one.id for one in pictures), missing, strict=False))
 
 
 def _known(chance: float) -> float | None:
