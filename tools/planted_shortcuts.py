@@ -160,7 +160,9 @@ def main() -> None:
             [around] = [of.surroundings.split(", ") for of in audited.names if of.name == names[number]]
             called += not seed % 2 and not {*shown}.isdisjoint(around)
             style = "border" if seed % 2 else f"sticker of a {shown[0]}"
-            print(f"{seed} {names[number]}, {style}, learnt {learnt:.3f}: place {rank}, flagged {found}, around {around}")
+            print(
+                f"{seed} {names[number]}, {style}, learnt {learnt:.3f}: place {rank}, flagged {found}, around {around}"
+            )
         else:
             false += bool(found)
             print(f"{seed} none planted: flagged {found}")

@@ -10,7 +10,8 @@ from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.formats import ExportSettings, LabelledBox
-from cliploc.label.checking.labels import BEYOND_EDGE, FOLDERS, doubles, odd_box, read_set, spelt_in_two_ways
+from cliploc.label.checking.labels import FOLDERS, doubles, read_set, spelt_in_two_ways
+from cliploc.runs.labelled_set import BEYOND_EDGE, odd_box
 from tests.label.annotated import annotated, written
 
 BOXES = [[1, 2, 21, 32], [4, 4, 14, 14]]

@@ -8,8 +8,6 @@ from cliploc.cli.output import DONE, SOME_FAILED, print_document, writable
 from cliploc.cli.terminal import Terminal, titled
 from cliploc.options import Options
 
-TAKEN = ("model", "pretrained", "method", "method_options", "recipe", "device", "precision", "text_cache")
-
 
 class AuditFlags(WithThreads, WithJson):
     """What `audit` has besides options of `Localizer`."""
@@ -21,7 +19,7 @@ class AuditFlags(WithThreads, WithJson):
     out: Path = flag("Folder for the results.", metavar="DIR", group="output")
 
 
-@command(only=TAKEN)
+@command(only=("model", "pretrained", "method", "method_options", "recipe", "device", "precision", "text_cache"))
 def audit(flags: AuditFlags, options: Options) -> int:
     """Tell what depends on the background of pictures.
 

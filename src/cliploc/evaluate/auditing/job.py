@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
@@ -20,21 +20,21 @@ from cliploc import __version__
 from cliploc.draw import captions
 from cliploc.draw.html import Templates, count, embedded
 from cliploc.draw.overlay import BOX_COLOUR, paint_map
-from cliploc.errors import CliplocError, InputError, UsageError
+from cliploc.errors import CliplocError, UsageError
 from cliploc.evaluate.auditing import measure
 from cliploc.evaluate.auditing.names import FEWEST, STUFF, Name, Pair, leaning, told_apart
 from cliploc.find.presence import bank_names
-from cliploc.formats.reading import PictureFinder, read_labels
-from cliploc.images.reading import size_of
+from cliploc.formats.reading import read_labels
 from cliploc.options import Options
 from cliploc.runs.engine import interrupt_message
-from cliploc.runs.picture_files import FoundPictures, PictureFile, find_pictures, stamp
+from cliploc.runs.labelled_set import with_pictures
+from cliploc.runs.picture_files import PictureFile, find_pictures, stamp
 from cliploc.runs.store import FILE, Store, disk_errors
 from cliploc.support.files import AnyPath, Inputs, csv_text, locked, user_path, write_json, write_text
 from cliploc.support.reporter import SILENT, Reporter
 
 SCHEMA_VERSION = 1
-KIND, VERSION = "audit", 1
+KIND, VERSION = "audit", 2
 # The facts are all that a row depends on besides the settings; the vectors are safetensors.
 TABLES = ("CREATE TABLE seen (picture TEXT PRIMARY KEY, facts TEXT, row TEXT, drawn TEXT, vectors BLOB NOT NULL)",)
 SAVE, DRAWN = "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?, ?)", "SELECT drawn FROM seen WHERE picture = ?"
@@ -87,11 +87,6 @@ class Audited:
                 rows.append([one.name, *numbers, flagged, one.surroundings])
         return rows
 
-    def told_apart(self) -> list[list[str]]:
-        """A row for each pair of names that the background alone tells apart; the first has titles."""
-        rows = ([one.first, one.second, f"{one.auroc:.2f}", f"{one.low:.2f} to {one.high:.2f}"] for one in self.pairs)
-        return [["name", "name", "AUROC", "interval"], *rows]
-
     def lines(self) -> list[str]:
         """What was judged, in sentences."""
         known, tested = sum(one.risk is not None for one in self.pictures), len(self.table()) - 1
@@ -131,7 +126,8 @@ def audit(
     """
     target = None if out is None else user_path(out)
     found = find_pictures(pictures, target)
-    true = {} if truth is None else _true_boxes(user_path(truth), found)
+    labelled = () if truth is None else with_pictures(read_labels(user_path(truth)), found).pictures
+    true = {one.id: [(one.boxes[i].name, tuple(one.xyxy[n])) for n, i in enumerate(one.readable)] for one in labelled}
     if target is not None:
         Inputs([one.path for one in found.pictures]).check_outputs([target / name for name in (FILE, *OUTPUTS)])
     auditor = measure.Auditor(Options.of(**options), names)
@@ -155,10 +151,10 @@ def audit(
             write_json(target / JSON, audited.document())
             worst = [row for row in audited.pictures[:ON_PAGE] if row.risk is not None]
             shown = [(row, json.loads(store.rows(DRAWN, row.picture)[0][0])) for row in worst]
-            about: dict[str, Any] = {
+            about = {
                 "lines": audited.lines(),
                 "table": audited.table(),
-                "pairs": audited.told_apart(),
+                "pairs": audited.pairs,
                 "swap": swap,
             }
             write_text(target / PAGE, TEMPLATES.render("audit.html", title="Thing or background", shown=shown, **about))
@@ -257,23 +253,6 @@ class _Audit:
         rows = localizer.embed_names(bank).cpu().numpy()  # [K, D]
         names = leaning(self.auditor.names, first, lean, risk, around @ rows.T, bank, texts @ rows.T)
         return names, told_apart(self.auditor.names, first, alone @ texts.T)
-
-
-def _true_boxes(labels: Path, found: FoundPictures) -> measure.TrueBoxes:
-    """The boxes of a set of labels that lie in pictures."""
-    read, files = read_labels(labels), {one.id: one.path for one in found.pictures}
-    find, boxes = PictureFinder(files, read.listed, {}), dict[str, list[tuple[str, Sequence[float]]]]()
-    for entry in read.pictures:
-        with suppress(ValueError, InputError):  # a picture that is not audited
-            name = find(entry.names, entry.more)
-            size = size_of(files[name])
-            for box in entry.boxes(size, False):
-                x0, y0, x1, y1 = np.clip(box.xyxy, 0, size * 2).tolist()
-                if x1 > x0 and y1 > y0:
-                    boxes.setdefault(name, []).append((box.name, (x0, y0, x1, y1)))
-    if not boxes:
-        raise UsageError(f"expected boxes of pictures below {found.root} in {labels}, found none: check both paths")
-    return boxes
 
 
 def _drawn(seen: measure.Seen) -> Image.Image:

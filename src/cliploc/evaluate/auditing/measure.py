@@ -94,8 +94,7 @@ class Auditor:
         self._sought = [prompts.parse([one], self.localizer.templates) for one in words]
         self.calibrated = name in RISK and not own and recipe is not None and recipe.name == "fast"
         vit = self._backbone.kind == "vit"
-        half = block_at(Fraction(1, 2), as_transformer(self._backbone).depth) if vit else -2
-        self._stage = STAGES.get(name, half)
+        self._stage = STAGES.get(name, block_at(Fraction(1, 2), as_transformer(self._backbone).depth) if vit else -2)
         self._needs = Needs(features=(self._stage,), dense=int(vit))
         self.risk, self.baseline = (fits.get(name, fits["mini"]) for fits in (RISK, BASELINE))
 

@@ -102,5 +102,4 @@ def _interval(auroc: float, m: int, n: int, errors: float) -> tuple[float, float
         pairs = ((m + n) / 2 - 1) * ((1 - true) / (2 - true) + true / (1 + true))
         return (true - auroc) ** 2 - errors**2 * true * (1 - true) * (1 + pairs) / m / n
 
-    low, high = max(auroc - 1e-9, 0.0), min(auroc + 1e-9, 1.0)
-    return float(brentq(beyond, 0, low)), 1.0 if high == 1 else float(brentq(beyond, high, 1))
+    return float(brentq(beyond, 0, auroc - 1e-9)), 1.0 if auroc == 1 else float(brentq(beyond, auroc + 1e-9, 1))

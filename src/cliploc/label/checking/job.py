@@ -27,11 +27,12 @@ from cliploc.formats import LabelledBox
 from cliploc.formats.reading import in_one_line
 from cliploc.images.reading import load
 from cliploc.label.checking import wrong_labels
-from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, doubles, odd_box, read_set, spelt_in_two_ways
+from cliploc.label.checking.labels import FOLDERS, doubles, read_set, spelt_in_two_ways
 from cliploc.label.checking.wrong_labels import FOLDS, LEAST_PLACED, Missing, Reading, read_picture
 from cliploc.localizer import Localizer
 from cliploc.options import Options
 from cliploc.runs.engine import Notes, each, interrupt_message
+from cliploc.runs.labelled_set import DataSet, LabelledFile, odd_box
 from cliploc.runs.picture_files import stamp
 from cliploc.runs.store import FILE, Store, disk_errors
 from cliploc.support.files import Inputs, csv_text, files_below, locked, user_path, write_json, write_text

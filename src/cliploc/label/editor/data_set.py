@@ -20,11 +20,12 @@ from cliploc.label.checking import job
 from cliploc.label.checking.job import KIND as CHECK
 from cliploc.label.checking.job import LEAST
 from cliploc.label.checking.job import VERSION as CHECK_VERSION
-from cliploc.label.checking.labels import FOLDERS, DataSet, LabelledFile, read_set
+from cliploc.label.checking.labels import FOLDERS, read_set
 from cliploc.label.corrections import SAME
 from cliploc.label.drafts import DraftRule
 from cliploc.label.results import AnnotatedFolder
 from cliploc.runs.label_store import Candidate, LabellingRun, PictureResult
+from cliploc.runs.labelled_set import DataSet, LabelledFile
 from cliploc.runs.picture_files import content_digest, stamp
 from cliploc.runs.store import FILE, Store, kind_of
 from cliploc.support.files import locked, read_json, write_atomic_folder
