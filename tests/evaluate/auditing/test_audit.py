@@ -134,8 +134,12 @@ def test_backgrounds_that_differ_tell_names_apart() -> None:
     rng, first = np.random.default_rng(0), np.repeat([0, 1, 2], 12)
     alone = rng.normal(0, 1, (36, 3))
     assert not told_apart(["a", "b", "c"], first, alone)
+    alone[first == 0, 0] += 2
+    told = told_apart(["a", "b", "c"], first, alone)
+    assert sorted((pair.first, pair.second) for pair in told) == [("a", "b"), ("a", "c")]
+    assert all(0.5 < pair.low < pair.auroc < pair.high < 1 for pair in told)
     alone[first == 0, 0] += 9
-    assert [(pair.first, pair.second) for pair in told_apart(["a", "b", "c"], first, alone)] == [("a", "b"), ("a", "c")]
+    assert all(0.5 < pair.low < 0.9 < pair.auroc == pair.high for pair in told_apart(["a", "b", "c"], first, alone))
 
 
 # ---------------------------------------------------------------------------------------------------------- the command
