@@ -314,7 +314,7 @@ def test_what_is_fitted_reads_the_whole_bank(gap):
     setup, setting = as_setting(localizer)
     evaluator = ExamplesEvaluator(["cat"], setup, [setting], None)
     banks = [one.describe()["second_look"]["bank"] for one in (localizer, evaluator.localizer)]
-    assert banks == ["1, every 8", 1]
+    assert banks == ["1, every 8 of ImageNet", 1]
 
 
 @pytest.fixture(scope="module")

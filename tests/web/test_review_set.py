@@ -12,7 +12,6 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 from cliploc.errors import UsageError
 from cliploc.label.checking import job
 from cliploc.label.editor.data_set import open_set
-from cliploc.runs.store import FILE, Store
 from tests.commands import cliploc_
 from tests.web.asking import sent
 from tests.web.review_server import served
@@ -47,9 +46,8 @@ def labels(tmp_path: Path) -> Path:
 def checked(labels: Path, tmp_path: Path) -> Path:
     """The folder of a check of these."""
     out = tmp_path / "checked"
-    out.mkdir()
-    with Store(out / FILE, job.KIND, job.VERSION, job.TABLES) as store:
-        store["settings"] = {"labels": str(labels), "pictures": str(tmp_path), "format": "COCO"}
+    with job.RUN.opened(out, [], {"labels": str(labels), "pictures": str(tmp_path), "format": "COCO"}):
+        pass
     (out / "suspects.json").write_text(json.dumps({"suspects": SUSPECTS}))
     return out
 

@@ -23,7 +23,7 @@ from cliploc.options import FOUND, IMAGE_URL, AnnotateOptions, Options, short
 from cliploc.registry import plugin_sources
 from cliploc.runs import label_store, picture_files, plan, store
 from cliploc.runs.engine import Engine, Notes, Part, Ready, interrupt_message, pictures_in_words, run_here
-from cliploc.support.files import AnyPath, Inputs, locked, user_path
+from cliploc.support.files import AnyPath, Inputs, locked, refuse_taken, user_path
 from cliploc.support.reporter import SILENT, Reporter
 
 FILES = (results.LEARNT, "summary.json")  # that every run may write
@@ -113,11 +113,7 @@ def annotate(
     if flags.share and "second_look" not in settings:
         raise UsageError("expected --share with a second look, which gives chances, got neither: leave --share out")
     files = [*FILES, *(name for form in formats for name in form.outputs)]
-    if taken := [name for name in files if name not in earlier.files and os.path.lexists(target / name)]:
-        raise UsageError(
-            f"{target} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
-            "choose another --out"
-        )
+    refuse_taken(target, (name for name in files if name not in earlier.files))
     # Label Studio serves folders below its document root, not the root itself.
     below = IMAGE_URL + "".join(f"{quote(name)}/" for name in [found.root.resolve().name] if name)
     image_url = next(url for url in (flags.image_url, earlier.image_url, below) if url is not None)

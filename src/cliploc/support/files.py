@@ -283,6 +283,15 @@ def locked(folder: Path | None) -> Iterator[None]:
 
 
 # -------------------------------------------------------------------------------------------------------------- inputs
+def refuse_taken(folder: Path, names: Iterable[str]) -> None:
+    """Refuses a folder that holds files of these names, which something else wrote."""
+    if taken := [name for name in names if os.path.lexists(folder / name)]:
+        raise UsageError(
+            f"{folder} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
+            "choose another --out"
+        )
+
+
 class Inputs:
     """Files that a run reads, also by the name of a link: no output may have such a name."""
 

@@ -2,11 +2,9 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from zlib import crc32
 
@@ -26,19 +24,19 @@ from cliploc.evaluate.auditing.names import FEWEST, STUFF, Name, Pair, leaning, 
 from cliploc.find.presence import bank_names
 from cliploc.formats.reading import read_labels
 from cliploc.options import Options
-from cliploc.runs.engine import interrupt_message
+from cliploc.runs.engine import RunKind
 from cliploc.runs.labelled_set import with_pictures
 from cliploc.runs.picture_files import PictureFile, find_pictures, stamp
-from cliploc.runs.store import FILE, Store, disk_errors
-from cliploc.support.files import AnyPath, Inputs, csv_text, locked, user_path, write_json, write_text
+from cliploc.runs.store import Store
+from cliploc.support.files import AnyPath, csv_text, user_path, write_json, write_text
 from cliploc.support.reporter import SILENT, Reporter
 
 SCHEMA_VERSION = 1
-KIND, VERSION = "audit", 2
 # The facts are all that a row depends on besides the settings; the vectors are safetensors.
-TABLES = ("CREATE TABLE seen (picture TEXT PRIMARY KEY, facts TEXT, row TEXT, drawn TEXT, vectors BLOB NOT NULL)",)
-SAVE, DRAWN = "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?, ?)", "SELECT drawn FROM seen WHERE picture = ?"
+TABLE = "CREATE TABLE picture (id TEXT PRIMARY KEY, facts TEXT, row TEXT, drawn TEXT, vectors BLOB NOT NULL)"
+SAVE, DRAWN = "INSERT OR REPLACE INTO picture VALUES (?, ?, ?, ?, ?)", "SELECT drawn FROM picture WHERE id = ?"
 OUTPUTS = CSV, NAMES, JSON, PAGE = "pictures.csv", "names.csv", "audit.json", "audit.html"
+RUN = RunKind("audit", 2, TABLE, OUTPUTS)
 POOL = 24  # pictures whose features and pixels serve as backgrounds
 TEMPLATES = Templates(Path(__file__).with_name("templates"))
 ON_PAGE, SIDE = 40, 240  # pictures on the page, and pixels of their longer side
@@ -128,23 +126,13 @@ def audit(
     found = find_pictures(pictures, target)
     labelled = () if truth is None else with_pictures(read_labels(user_path(truth)), found).pictures
     true = {one.id: [(one.boxes[i].name, tuple(one.xyxy[n])) for n, i in enumerate(one.readable)] for one in labelled}
-    if target is not None:
-        Inputs([one.path for one in found.pictures]).check_outputs([target / name for name in (FILE, *OUTPUTS)])
     auditor = measure.Auditor(Options.of(**options), names)
     if len(auditor.given) < 2:
         raise UsageError(f"expected two names or more to choose from, got {auditor.names[0]!r} alone: add others")
-    with ExitStack() as stack:
-        folder = target or Path(stack.enter_context(TemporaryDirectory()))
-        stack.enter_context(locked(folder))
-        stack.enter_context(disk_errors(folder))
-        store = stack.enter_context(Store(folder / FILE, KIND, VERSION, TABLES))
-        given = {str(one): crc32(getattr(one, "embedding", b"")) for one in auditor.given}
-        store.keep("settings", {"names": given, "swap": swap, "seed": seed, **auditor.localizer.describe()})
-        store.begin_session()
-        work = _Audit(auditor, {one.id: one for one in found.pictures}, true, reporter, store, swap, seed)
-        if target is not None:
-            stack.enter_context(interrupt_message(folder, lambda: f"{work.computed:,} pictures"))
-        audited = work.run()
+    given = {str(one): crc32(getattr(one, "embedding", b"")) for one in auditor.given}
+    settings = {"names": given, "swap": swap, "seed": seed, **auditor.localizer.describe()}
+    with RUN.opened(target, [one.path for one in found.pictures], settings) as store:
+        audited = _Audit(auditor, {one.id: one for one in found.pictures}, true, reporter, store, swap, seed).run()
         if target is not None:
             for name, row, rows in ((CSV, Picture, audited.pictures), (NAMES, Name, audited.names)):
                 write_text(target / name, csv_text([one.name for one in fields(row)], map(asdict, rows), "\r\n"))
@@ -172,7 +160,6 @@ class _Audit:
     store: Store
     swap: bool
     seed: int
-    computed: int = 0  # pictures that this call saw; the others were seen before
     failed: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> Audited:
@@ -189,7 +176,7 @@ class _Audit:
         pool = np.random.default_rng(self.seed).permutation(sorted(self.files)).tolist()[:POOL]
         lending = crc32(repr([(name, stamp(self.files[name])) for name in pool]).encode())
         facts = {name: repr([stamp(one), self.true.get(name), lending]) for name, one in self.files.items()}
-        seen_with = dict(self.store.rows("SELECT picture, facts FROM seen"))
+        seen_with = dict(self.store.rows("SELECT id, facts FROM picture"))
         todo = [name for name, of_picture in facts.items() if seen_with.get(name) != of_picture]
         self.reporter.start(len(todo), len(self.files))
         if todo:
@@ -201,10 +188,9 @@ class _Audit:
                     row, drawn, vectors = self._judged(seen, [one for one in lent if one is not seen])
                     content = msgspec.json.encode(row), msgspec.json.encode(drawn), arrays.save(vectors)
                     self.store.write(SAVE, name, facts[name], *content)
-                    self.computed += 1
                     self.reporter.images(1)
         rows, kept = list[Picture](), list[tuple[int, Any, Any, float, float]]()
-        every = "SELECT picture, facts, row, vectors FROM seen ORDER BY picture"  # however often the run was resumed
+        every = "SELECT id, facts, row, vectors FROM picture ORDER BY id"  # however often the run was resumed
         for name, of_picture, content, vectors in self.store.each(every):
             if facts.get(name) == of_picture:
                 row = msgspec.json.decode(content, type=Picture)

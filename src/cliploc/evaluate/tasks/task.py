@@ -22,7 +22,7 @@ from cliploc.registry import plugin_sources
 from cliploc.runs import picture_files, plan, store
 from cliploc.runs.engine import Engine, Notes, Part, Ready, Shard, interrupt_message, pictures_in_words, run_here
 from cliploc.runs.picture_files import LabelledPicture, PromptedPicture
-from cliploc.support.files import locked, write_json
+from cliploc.support.files import locked, refuse_taken, write_json
 from cliploc.support.reporter import SILENT, Reporter
 from cliploc.values import Dataset, DatasetSplit, Sample
 
@@ -242,12 +242,8 @@ def _begun(
     out: Path, task: BenchmarkTask, manifest: Manifest, samples: Manifest, local: Manifest, folders: Sequence[str]
 ) -> store.Evaluation:
     """The file of a run: new, or of the same settings and samples."""
-    taken = [name for name in (*EXPORTS, *task.files, *folders) if os.path.lexists(out / name)]
-    if taken and "manifest.json" not in taken and not (out / store.FILE).exists():  # with one: `open_run` refuses it
-        raise UsageError(
-            f"{out} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
-            "choose another --out"
-        )
+    if not any(os.path.lexists(out / name) for name in ("manifest.json", store.FILE)):  # `open_run` refuses others
+        refuse_taken(out, (*EXPORTS, *task.files, *folders))
     run, asked = store.open_run(out, (store.PICTURE, rows.table_of(task.columns()))), manifest["settings"]
     try:
         with run.transaction():

@@ -6,10 +6,9 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import msgspec
@@ -22,7 +21,7 @@ from cliploc import __version__
 from cliploc.draw import captions
 from cliploc.draw.colours import name_colour
 from cliploc.draw.html import Templates, count, embedded
-from cliploc.errors import InputError, UsageError
+from cliploc.errors import InputError
 from cliploc.formats import LabelledBox
 from cliploc.formats.reading import in_one_line
 from cliploc.images.reading import load
@@ -31,11 +30,11 @@ from cliploc.label.checking.labels import FOLDERS, doubles, read_set, spelt_in_t
 from cliploc.label.checking.wrong_labels import FOLDS, LEAST_PLACED, Missing, Reading, read_picture
 from cliploc.localizer import Localizer
 from cliploc.options import Options
-from cliploc.runs.engine import Notes, each, interrupt_message
+from cliploc.runs.engine import Notes, RunKind, each
 from cliploc.runs.labelled_set import DataSet, LabelledFile, odd_box
 from cliploc.runs.picture_files import stamp
-from cliploc.runs.store import FILE, Store, disk_errors
-from cliploc.support.files import Inputs, csv_text, files_below, locked, user_path, write_json, write_text
+from cliploc.runs.store import Store
+from cliploc.support.files import csv_text, files_below, user_path, write_json, write_text
 from cliploc.support.reporter import SILENT, Reporter
 
 SCHEMA_VERSION = 1
@@ -186,11 +185,11 @@ def crop(image: Image.Image, edges: Sequence[float]) -> Image.Image:
     return part
 
 
-KIND, VERSION = "check", 3
 # -------------------------------------------------------------------------------------------------------------- the job
 # The facts are all that a reading depends on besides the settings; the content is the safetensors of `Reading`.
-TABLES = ("CREATE TABLE reading (picture TEXT PRIMARY KEY, facts TEXT NOT NULL, content BLOB NOT NULL)",)
-SAVE = "INSERT OR REPLACE INTO reading VALUES (?, ?, ?)"
+TABLE = "CREATE TABLE picture (id TEXT PRIMARY KEY, facts TEXT NOT NULL, content BLOB NOT NULL)"
+SAVE = "INSERT OR REPLACE INTO picture VALUES (?, ?, ?)"
+RUN = RunKind("check", 3, TABLE, OUTPUTS)
 MOST_PLANTED = 1_000  # boxes that are moved to learn what badly placed ones look like
 FEW = 100  # labels with which the set's own opinion weighs little
 LEAST = 0.1  # chance of a suspect
@@ -228,24 +227,11 @@ def check(
     source, target = user_path(labels), None if out is None else user_path(out)
     data = read_set(source, None if pictures is None else user_path(pictures), target)
     files = {one.id: one.path for one in data.pictures}
-    if target is not None:  # no file of the set, nor one that is not of a check, is overwritten
-        outputs = [target / name for name in (FILE, *OUTPUTS)]
-        Inputs([*(files_below(source) if source.is_dir() else [source]), *files.values()]).check_outputs(outputs)
-        if not outputs[0].exists() and (taken := [path.name for path in outputs if os.path.lexists(path)]):
-            raise UsageError(f"{target} holds {', '.join(taken)}, not written by a check: choose another --out")
-    with ExitStack() as stack:
-        folder = target or Path(stack.enter_context(TemporaryDirectory()))
-        stack.enter_context(locked(folder))
-        stack.enter_context(disk_errors(folder))
-        localizer = Localizer(**chosen.changed())
-        store = stack.enter_context(Store(folder / FILE, KIND, VERSION, TABLES))
-        of_set = {"labels": str(source.absolute()), "pictures": str(data.root.absolute()), "format": data.format}
-        store.keep("settings", {**of_set, **localizer.describe()})
-        store.begin_session()
-        work = _Check(data, localizer, store, reporter)
-        if target is not None:
-            stack.enter_context(interrupt_message(folder, lambda: f"{work.computed:,} pictures"))
-        checked = work.run()
+    of_set = {"labels": str(source.absolute()), "pictures": str(data.root.absolute()), "format": data.format}
+    localizer = Localizer(**chosen.changed())
+    inputs = [*(files_below(source) if source.is_dir() else [source]), *files.values()]
+    with RUN.opened(target, inputs, {**of_set, **localizer.describe()}) as store:
+        checked = _Check(data, localizer, store, reporter).run()
         if target is not None:
             reporter.phase("writing")
             checked.write(target, files)
@@ -274,7 +260,7 @@ class _Check:
         self._notes.add(self._limits())
         share = self._of_boxes * MOST_PLANTED / max(1, sum(len(one.readable) for one in self._data.pictures))
         facts = {one.id: repr([stamp(one), one.xyxy.tolist()]) for one in self._data.pictures}
-        before = dict(self._store.rows("SELECT picture, facts FROM reading"))
+        before = dict(self._store.rows("SELECT id, facts FROM picture"))
         todo = [one for one in self._data.pictures if before.get(one.id) != facts[one.id]]
         self._reporter.phase("check")
         self._reporter.start(len(todo), len(facts))
@@ -297,7 +283,7 @@ class _Check:
                         self._store.write(SAVE, one.id, facts[one.id], arrays.save(content._asdict()))
                     self.computed += 1
                 self._reporter.images(1)
-        rows = self._store.each("SELECT picture, facts, content FROM reading")
+        rows = self._store.each("SELECT id, facts, content FROM picture")
         return self._judged({name: Reading(**arrays.load(content)) for name, of, content in rows
                              if facts.get(name) == of})  # fmt: skip
 

@@ -17,9 +17,7 @@ from cliploc.errors import UsageError
 from cliploc.formats import Box, Edit, LabelSet, PictureEdits, Size
 from cliploc.formats.reading import FORMATS
 from cliploc.label.checking import job
-from cliploc.label.checking.job import KIND as CHECK
 from cliploc.label.checking.job import LEAST
-from cliploc.label.checking.job import VERSION as CHECK_VERSION
 from cliploc.label.checking.labels import FOLDERS, read_set
 from cliploc.label.corrections import SAME
 from cliploc.label.drafts import DraftRule
@@ -66,16 +64,16 @@ def open_set(source: Path, pictures: Path | None, out: Path | None) -> tuple[Pat
     Returns its folder, and for each picture that is not shown the reason; labels of such pictures stay as they are.
     """
     kind = kind_of(source)
-    if kind not in (None, CHECK):
+    if kind not in (None, job.RUN.name):
         if pictures or out:
             raise UsageError(f"expected --pictures and --out with a data set; {source} is a run, which has both")
         return source, {}
     suspects: list[job.Suspect] = []
     labels, target = source, out or source.absolute().with_name(f"{source.absolute().stem}_review")
-    if kind == CHECK:
+    if kind == job.RUN.name:
         if not (source / job.JSON).is_file():
             raise UsageError(f"expected {job.JSON} in {source}, found none: run its `cliploc check` to the end first")
-        with Store(source / FILE, CHECK, CHECK_VERSION) as store:
+        with Store(source / FILE, job.RUN.name, job.RUN.version) as store:
             checked = msgspec.convert(store["settings"], OfSet)
         if checked.format == FOLDERS:
             raise UsageError(f"expected a check of boxes, got one of {FOLDERS}: move pictures from one to the other")
