@@ -470,9 +470,3 @@ def test_every_option_refuses_what_it_cannot_be_in_one_line(kind, one):
     for value in wrong:
         with pytest.raises(UsageError, match=r"^expected [^\n]+, got [^\n]+$"):
             kind(**{one.name: value})
-
-
-@pytest.mark.parametrize("values", [{"model": None}, {"method": ""}])
-def test_no_model_and_an_empty_method_are_refused(values):
-    with pytest.raises(UsageError, match=rf"^expected {next(iter(values))}\b"):
-        Options(**values)

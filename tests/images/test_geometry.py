@@ -342,16 +342,9 @@ def test_a_box_holds_a_run_over_two_columns_and_no_empty_run():
         ({"size": [2, 2], "counts": "2"}, r"add up to its 2 × 2 pixels, got 2"),
         ({"size": [2, 2], "counts": [5, -1]}, r"add up to its 2 × 2 pixels"),
         ({"size": [2, 2], "counts": [2**58] * 64 + [4]}, r"add up to its 2 × 2 pixels"),  # 4 in 64 bits
-        ({"size": [2, 2], "counts": [2**70]}, "expected a mask as COCO's run lengths"),
-        ({"size": [2, 2], "counts": "\x00"}, "expected a mask as COCO's run lengths"),
-        ({"size": [2, 2], "counts": "P"}, "expected a mask as COCO's run lengths"),
         ({"size": [2, 2], "counts": "P" * 20 + "0"}, "expected a mask as COCO's run lengths"),
         ({"size": [2, 2], "counts": "p2"}, "expected a mask as COCO's run lengths"),  # the letter after the last
-        ({"size": [-2, -2], "counts": "4"}, "add up to its -2 × -2 pixels"),
-        ({"size": [2], "counts": "22"}, "expected a mask as COCO's run lengths"),
         ({"counts": "22"}, "expected a mask as COCO's run lengths"),
-        ([1, 2], "expected a mask as COCO's run lengths"),
-        ({"size": [2, 2], "counts": "é"}, "expected a mask as COCO's run lengths"),
     ],
 )
 def test_what_is_no_code_is_refused(code, words):

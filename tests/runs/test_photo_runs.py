@@ -70,16 +70,6 @@ def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(fold
     assert json.loads((out / "results.json").read_text()) == document
 
 
-def test_a_home_folder_that_no_shell_has_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("HOME", "USERPROFILE"):
-        monkeypatch.setenv(variable, str(folder))
-    assert Localizer()("~/cat.jpg", ["cat"]).source == "~/cat.jpg"
-    assert len(document_of("localize", "~", "~/cat.jpg", "-p", "cat")["pictures"]) == 3
-    shutil.copy(CAT, folder / "cat_overlay.jpg")
-    cliploc_("localize", "~/cat.jpg", "~/cat_overlay.jpg", "-p", "cat", "--out", folder)
-    assert (folder / "cat_overlay.jpg").read_bytes() == Path(CAT).read_bytes()
-
-
 def test_classify_takes_a_folder_and_a_pattern_too(folder: Path) -> None:
     found = document_of("classify", f"{folder}/c*.jpg", "-p", "cat")
     assert [one["file"] for one in found["pictures"]] == [str(folder / "cat.jpg")]
@@ -107,12 +97,6 @@ def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest
     (folder / "classes.txt").write_text("cat")
     with pytest.raises(UsageError, match=r"sub cannot be read \(Permission denied\): check permissions"):
         open_dataset("yolo", folder)
-
-
-@pytest.mark.parametrize(("text", "part"), [("cat @0.3\n", "cat @0.3: "), ("# none\n", "")])
-def test_a_file_of_names_that_cannot_be_used_is_one_line(text, part, tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text(text)
-    assert part in refused("localize", CAT, "--labels", tmp_path / "names.txt")
 
 
 def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_path: Path) -> None:

@@ -33,7 +33,6 @@ from cliploc.support.files import (
     DocumentError,
     locked,
     parse_json,
-    read_bytes,
     read_text,
     write_atomic,
     write_atomic_folder,
@@ -139,13 +138,6 @@ def test_a_killed_run_locks_nobody_out(tmp_path):
 def test_a_file_is_read_and_lines_end_alike(tmp_path):
     (tmp_path / "a").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
     assert read_text(tmp_path / "a") == "one\ntwo\nthree\n"
-
-
-def test_a_file_that_is_too_large_is_not_read(tmp_path):
-    (tmp_path / "a").write_bytes(bytes(11))
-    assert len(read_bytes(tmp_path / "a", 11)) == 11
-    with pytest.raises(OSError, match="expected at most"):
-        read_bytes(tmp_path / "a", 10)
 
 
 @pytest.mark.parametrize(

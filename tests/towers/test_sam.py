@@ -145,10 +145,6 @@ def test_what_cannot_be_is_one_line(folder: Path, tmp_path: Path, monkeypatch: p
     save_file(dict(list(complete.items())[:-2]), other, {"format": "pt"})
     with pytest.raises(ModelError, match=r"^SAM cannot be loaded from .*half \(the weights lack 2 tensors, such as "):
         SamMasks(other.parent)
-    name, values = next((name, values) for name, values in complete.items() if values.is_floating_point())
-    save_file(complete | {name: torch.full_like(values, torch.nan)}, other, {"format": "pt"})
-    with pytest.raises(ModelError, match=r"holds values that are not numbers\): give a folder"):
-        SamMasks(other.parent)
     for damaged in (b"", content[:-1]):
         other.write_bytes(damaged)
         with pytest.raises(ModelError, match=r"^SAM cannot be loaded from .*half \(Error while deserializing header"):

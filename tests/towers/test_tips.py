@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -132,17 +132,6 @@ def test_a_folder_gives_embeddings_and_patches_of_the_equations(tmp_path: Path, 
     assert backbone.encode_text([""]).isfinite().all()
     assert (backbone.input_hw, backbone.resize_policy, backbone.interpolation) == ((448, 448), "squash", "bilinear")
     assert {"radseg", "maskclip", "decomposition"} <= set(fitting(backbone))
-
-
-def test_a_name_at_which_a_tokenizer_in_rust_panics_is_one_line(tmp_path: Path) -> None:
-    """Its PanicException is no Exception."""
-    path = Path(saved(tmp_path, plain())) / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.normalizer = normalizers.Replace(Regex("(a+)+$"), "a")
-    tokenizer.save(str(path))
-    backbone = create("tipsv2", str(tmp_path))
-    with refusing(f"the tokenizer of {backbone.name} fails at 'aaaa"):
-        backbone.encode_text([60 * "a" + "!"])
 
 
 def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:

@@ -221,12 +221,6 @@ def test_any_label_is_read_or_refused(value, alias):
     assert len(read.entries) == len(read.controls[0].labels) == 1
 
 
-def test_requests_that_are_none_of_label_studios_are_refused(server):
-    """Passwords and sizes: test_doors.py."""
-    for body in (b"[]", b'{"tasks": [1]}'):
-        assert sent(f"{server[0]}/predict", body)[0] == 400
-
-
 # ------------------------------------------------------------------------------------------------ where pictures lie
 def test_local_files_are_read_below_the_folder_only(tmp_path):
     folder = tmp_path / "photos"

@@ -13,7 +13,7 @@ import numpy as np
 from cliploc import formats
 from cliploc.formats import Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, number
 from cliploc.images import rle
-from cliploc.support.files import parse_json, read_bytes, write_atomic
+from cliploc.support.files import parse_json, write_atomic
 
 Id = int | str
 
@@ -109,7 +109,7 @@ def read(content: Any) -> LabelSet:
 
 def rewrite(file: Path, edits: formats.Edits) -> bytes:
     """The file after edits: of a moved box the segmentation goes, new ones get the next ids."""
-    before = read_bytes(file)
+    before = file.read_bytes()
     content = parse_json(before)
     document = read_document(content)
     images = {image.id: place for place, image in enumerate(document.images)}

@@ -11,7 +11,7 @@ import numpy as np
 from cliploc import formats
 from cliploc.formats import ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, attributes
 from cliploc.images import rle
-from cliploc.support.files import finite, integer, parse_xml, read_bytes, write_atomic, xml_again
+from cliploc.support.files import finite, integer, parse_xml, write_atomic, xml_again
 
 EDGES = ("xtl", "ytl", "xbr", "ybr")
 OF_SHAPES = {"points", "rle", "left", "top", "width", "height"}  # of polygons and masks
@@ -34,7 +34,7 @@ def read(root: Element) -> LabelSet:
 
 def rewrite(file: Path, edits: formats.Edits) -> bytes:
     """The file after edits; a polygon or mask that was moved is a box."""
-    before = read_bytes(file)
+    before = file.read_bytes()
     root = parse_xml(before)
     if (listed := root.find(".//labels")) is not None:
         known = {label.findtext("name") for label in listed}

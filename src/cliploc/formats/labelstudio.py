@@ -14,7 +14,7 @@ from cliploc.draw.colours import as_hex, name_colour
 from cliploc.formats import LabelledBox, LabelSet, PictureLabels, attributes, number
 from cliploc.images import rle
 from cliploc.images.reading import SUFFIXES
-from cliploc.support.files import parse_json, read_bytes, write_atomic
+from cliploc.support.files import parse_json, write_atomic
 
 Kind = Literal["rectanglelabels", "polygonlabels"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -48,7 +48,7 @@ def _latest(task: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def rewrite(file: Path, edits: formats.Edits) -> bytes:
     """The tasks after edits of their latest annotations; a polygon or brush that was moved is a rectangle."""
-    before = read_bytes(file)
+    before = file.read_bytes()
     tasks = parse_json(before)
     done = [annotation for task in tasks if (annotation := _latest(task)) is not None]
     every = [one for annotation in done for one in annotation["result"] if one["type"] == KINDS[0]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cliploc import formats
 from cliploc.formats import Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures, number
-from cliploc.support.files import read_bytes, read_text, write_atomic
+from cliploc.support.files import read_text, write_atomic
 
 EDGES = ("x0", "y0", "x1", "y1")
 HEAD = ("path", "label", "score", "x0", "y0", "x1", "y1", "width", "height", "certainty", "state")
@@ -43,7 +43,7 @@ def read(path: Path) -> LabelSet:
 
 def rewrite(path: Path, edits: formats.Edits) -> bytes:
     """The table after edits: rows of changed boxes are other ones, new ones follow those of their picture."""
-    lines = [*io.StringIO(read_bytes(path).decode("utf-8-sig"), newline="")]
+    lines = [*io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")]
     reader = csv.reader(lines, skipinitialspace=True)
     head = next(reader)
     start = reader.line_num

@@ -17,7 +17,7 @@ from cliploc.errors import UsageError
 from cliploc.formats import AnnotatedPicture, Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures
 from cliploc.images import rle
 from cliploc.images.reading import small_png
-from cliploc.support.files import finite, integer, parse_xml, read_bytes, read_xml, write_atomic_folder, xml_again
+from cliploc.support.files import finite, integer, parse_xml, read_xml, write_atomic_folder, xml_again
 from cliploc.values import ByteArray
 
 VOID = 255  # in PNGs of 8 bits, pixels that are no object's
@@ -99,7 +99,7 @@ def read(folder: Path, files: Sequence[Path]) -> LabelSet:
 
 def rewrite(file: Path, edits: formats.Edits) -> bytes:
     """A picture's XML after edits; the pixels in PNGs stay as they are."""
-    before = read_bytes(file)
+    before = file.read_bytes()
     root = parse_xml(before)
     [(picture, of_picture)] = edits.items()
     above = {child: parent for parent in root.iter() for child in parent}
@@ -152,7 +152,7 @@ def mask_runs(file: Path, size_wh: formats.Size) -> dict[int, rle.Counts]:
     png = file.parent.parent / "SegmentationObject" / f"{file.stem}.png"
     if not png.is_file():
         return {}
-    numbers: npt.NDArray[Any] = np.asarray(small_png(read_bytes(png), max(size_wh)))
+    numbers: npt.NDArray[Any] = np.asarray(small_png(png.read_bytes(), max(size_wh)))
     if numbers.shape != size_wh[::-1]:
         raise ValueError(f"{png.name} in {png.parent.name} is of another size")
     flat = numbers.ravel(order="F")

@@ -12,7 +12,7 @@ from cliploc import formats
 from cliploc.errors import UsageError
 from cliploc.formats import Box, ExportSettings, LabelledBox, LabelSet, PictureLabels, Pictures
 from cliploc.images import rle
-from cliploc.support.files import finite, integer, read_bytes, read_text, read_yaml, write_atomic_folder
+from cliploc.support.files import finite, integer, read_text, read_yaml, write_atomic_folder
 
 CLASS_LISTS = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")  # FiftyOne and Label Studio write the last two
 
@@ -51,7 +51,7 @@ def rewrite(names: Mapping[int, str], text: Path, edits: formats.Edits) -> bytes
     """A picture's text after edits: only lines of changed boxes are other ones."""
     numbers = {name: number for number, name in reversed([*names.items()])}
     [(picture, of_picture)] = edits.items()
-    lines, kept, place = read_bytes(text).decode("utf-8-sig").splitlines(keepends=True), list[str](), -1
+    lines, kept, place = text.read_bytes().decode("utf-8-sig").splitlines(keepends=True), list[str](), -1
 
     def class_of(name: str) -> str:
         if name not in numbers:

@@ -70,9 +70,7 @@ def with_pictures(labels: LabelSet, found: FoundPictures) -> DataSet:
             failed[entry.names[0]] = in_one_line(error)
     if not any(picture.boxes for picture in pictures.values()):
         name, reason = next(iter(failed.items()), ("the set", "it has no label"))
-        raise UsageError(
-            f"expected labels of pictures below {found.root}, got none ({name}: {reason}): check both paths"
-        )
+        raise UsageError(f"expected labels below {found.root}, got none ({name}: {reason}): check both paths")
     return DataSet(labels.format, found.root, tuple(pictures.values()), failed, len(files) - len(pictures), labels)
 
 

@@ -1,7 +1,6 @@
 """Files: paths as users write them, documents read by a schema, and writing that is whole or not at all."""
 
 import csv
-import errno
 import io
 import json
 import math
@@ -18,31 +17,19 @@ from msgspec import Meta, Struct
 
 from cliploc.errors import InputError, UnknownNameError, UsageError
 
-MOST_BYTES = 2**30  # of a document; that of all instances of COCO's training pictures has 450 million
-MOST_INTEGER = 2**53  # in a text
-
 
 class DocumentError(ValueError):
     """A document that is not as its kind of file is written; the text says where."""
 
 
-def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
-    """The content of a file of a limited size."""
-    size = os.stat(path).st_size
-    if size > most:
-        reason = f"{size / 1e6:,.0f} MB, expected at most {most / 1e6:,.0f}"
-        raise OSError(errno.EFBIG, reason, os.fspath(path))
-    return Path(path).read_bytes()
-
-
 def read_text(path: str | os.PathLike[str]) -> str:
     """The content of a text file, with "\\n" at the end of each line."""
-    return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    return Path(path).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: str | os.PathLike[str], kind: Any = Any) -> Any:
     """A JSON document in a file; see `parse_json`."""
-    return parse_json(read_bytes(path), kind)
+    return parse_json(Path(path).read_bytes(), kind)
 
 
 def parse_json(content: bytes | str, kind: Any = Any) -> Any:
@@ -75,14 +62,14 @@ def finite(text: str) -> float:
 def integer(text: str) -> int:
     """An integer that a document has as text, such as 500 or 500.0."""
     value = finite(text)
-    if value % 1 or abs(value) > MOST_INTEGER:
+    if value % 1 or abs(value) > 2**53:
         raise DocumentError(f"expected a whole number, got {text[:24]!r}")
     return int(value)
 
 
 def read_xml(path: str | os.PathLike[str]) -> ElementTree.Element:
     """The root of an XML document; expat limits what entities expand to."""
-    return parse_xml(read_bytes(path), comments=False)
+    return parse_xml(Path(path).read_bytes(), comments=False)
 
 
 def parse_xml(content: bytes, comments: bool = True) -> ElementTree.Element:

@@ -11,7 +11,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from cliploc.errors import ModelError, first_line
 from cliploc.towers.tower import DenseReading, Needs, Pooling, TowerKind, Trace, fingerprint, tensors_digest
 from cliploc.values import Interpolation, ResizePolicy
 
@@ -148,15 +147,7 @@ class Backbone(nn.Module, ABC):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Sentences → `[n, D]` float32, unit norm."""
-        try:
-            return self.text(texts)
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":  # of a library in Rust, which is no Exception
-                raise
-            raise ModelError(
-                f"the tokenizer of {self.name} fails at {texts[0][:80]!r}, or a text beside it ({first_line(error)}): "
-                "use other names"
-            ) from None
+        return self.text(texts)
 
     def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002
         """Why this model cannot know a name, in one line; None where it can: CLIP reads any text."""

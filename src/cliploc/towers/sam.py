@@ -139,11 +139,7 @@ def _loaded(model: str | os.PathLike[str], device: str) -> tuple[Any, Any]:
         if not folder.is_dir():
             folder = Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors"]))
         loaded = model_from_pretrained(AutoModelForMaskGeneration, folder, use_safetensors=True)
-        if broken := [name for name, values in loaded.state_dict().items() if not values.isfinite().all()]:
-            raise ValueError(f"{broken[0]} holds values that are not numbers")
         processor = from_pretrained(AutoProcessor, folder)
-        if loaded.config.model_type in SUPPORTED:  # a trial, which fails where the processor's values cannot be
-            processor(images=np.full((8, 8, 3), 128, np.uint8), input_boxes=[[[1.0, 1.0, 7.0, 7.0]]])
     except Exception as error:  # damaged files make transformers raise nearly anything
         if out_of_memory(error):
             raise

@@ -7,10 +7,12 @@ import re
 import signal
 import socket
 import threading
+from asyncio import to_thread
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import uvicorn
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
@@ -22,6 +24,7 @@ from cliploc import UsageError
 from cliploc.draw.colours import NAME_COLOURS, as_hex, text_colour
 from cliploc.draw.html import TEMPLATES, Templates
 
+T = TypeVar("T")
 # Tells the browser to load nothing from other servers, and to run no script and use no style that stands in a page.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -37,6 +40,14 @@ class RefusedError(Exception):
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
         self.status = status
+
+
+async def body_of(request: Request, kind: type[T], expected: str) -> T:
+    """The JSON of a request; read off the event loop, which would else answer nobody meanwhile."""
+    try:
+        return await to_thread(msgspec.json.decode, await request.body(), type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RefusedError(422, f"expected {expected}, got something else ({error})") from None
 
 
 class Hosts:

@@ -31,7 +31,7 @@ from cliploc.support.process import out_of_memory
 from cliploc.support.reporter import BANK
 from cliploc.web import downloads
 from cliploc.web.runs import Run, StoppedError
-from cliploc.web.server import RefusedError
+from cliploc.web.server import RefusedError, body_of
 from cliploc.web.service import PAGE_SIDE, SearchResult, Service, slider_values, title_of
 from cliploc.web.settings import LISTS, NONE, Settings, command_lines, from_mapping, from_query, python_lines, to_query
 from cliploc.web.uploads import MAX_AGE, Store
@@ -225,10 +225,7 @@ async def _question_in(request: Request, store: Store) -> Question:
     """Reads a request, and stores its pictures."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        try:
-            fields = msgspec.json.decode(await request.body(), type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise RefusedError(422, f"expected a request as a JSON object: {error}") from None
+        fields = await body_of(request, dict[str, Any], "a request as a JSON object")
         return await run_in_threadpool(_question, fields, store)
     if kind != "multipart/form-data":
         raise RefusedError(415, "expected multipart/form-data or application/json")

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cliploc.errors import InputError, UsageError
 from cliploc.evaluate.data import labelled_readers, open_labelled
 from cliploc.images.rle import draw, draw_all, outlines_of
 from cliploc.values import ignored_label
@@ -125,12 +124,3 @@ def test_outlines_that_are_none_are_refused_before_they_are_drawn(segmentation):
     with pytest.raises(ValueError, match=r"expected a|^run lengths of|polygon"):  # ours, not NumPy's
         outlines_of(segmentation, (40, 30))
     assert outlines_of([corners := (-20, -20, 60, -20, 60, 45)], (40, 30)) == (corners,)  # as far outside as allowed
-
-
-def test_a_file_of_matlab_without_masks_is_one_line(tmp_path):
-    h5py = pytest.importorskip("h5py")
-    root = labelled.BUILD["imagenet_seg"](tmp_path)
-    with h5py.File(root / "gtsegs_ijcv.mat", "r+") as mat:
-        del mat["value/gt"]
-    with pytest.raises((UsageError, InputError), match=r"^[^\n]*gtsegs_ijcv\.mat[^\n]*$"):
-        [(one.picture(), one.truth.read()) for one in open_labelled("imagenet_seg", root).samples]

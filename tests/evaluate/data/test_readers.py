@@ -89,7 +89,6 @@ def test_what_is_wrong_in_a_line_is_named(name, file, old, new, kind, tmp_path):
     ("name", "file", "old", "new", "reason"),
     [
         ("wsol", "metadata/image_sizes.txt", "50,40", "x,40", "row 1: expected integers, got x,40"),
-        ("wsol", "metadata/image_sizes.txt", "60,20", f"{'1' * 5000},20", "row 2: expected integers, got 111.{,300}$"),
         ("wsol", "synsets.csv", "0,n01440764", "5,n01440764", "expected the labels 0, 1, 2 … in"),
         ("cub", CUB + "bounding_boxes.txt", "3 0.0 4.0", "3 zero 4.0", "row 3: expected numbers, got zero"),
         ("cub", CUB + "bounding_boxes.txt", "3 0.0 4.0", "3 4.0", "line 3: expected 5 values, got 4"),

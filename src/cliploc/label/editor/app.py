@@ -2,9 +2,8 @@
 
 import threading
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta, Struct
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -19,11 +18,11 @@ from cliploc.label.editor.page import TEMPLATES, polygons_of
 from cliploc.label.editor.review_folder import ReviewFolder, Suggester
 from cliploc.runs.label_store import StaleReviewError
 from cliploc.runs.store import FULL, DiskFullError
-from cliploc.web.server import POLICY, Gate, Hosts, RefusedError, asset_routes, unknown
+from cliploc.web.server import POLICY, Gate, Hosts, RefusedError, asset_routes, body_of, unknown
 
 HOST = "127.0.0.1"
 DECODED_AT_ONCE = 2  # pictures
-T = TypeVar("T")
+SENT = "what the editor sends"
 
 
 class SuggestionRequest(Struct, forbid_unknown_fields=True):
@@ -96,16 +95,16 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         return {"xyxy": box, "label": label, **shape}
 
     async def suggest(request: Request) -> Response:
-        number, wanted = number_in(request), _parsed(await request.body(), SuggestionRequest)
+        number, wanted = number_in(request), await body_of(request, SuggestionRequest, SENT)
         return JSONResponse(await run_in_threadpool(suggestion, number, wanted))
 
     async def save(request: Request) -> Response:
-        number, picture = number_in(request), _parsed(await request.body(), ReviewedPicture)
+        number, picture = number_in(request), await body_of(request, ReviewedPicture, SENT)
         return JSONResponse({"revision": await run_in_threadpool(folder.save, number, picture)})
 
     async def rename(request: Request) -> Response:
         of_this_folder(request)
-        wanted = _parsed(await request.body(), Renaming)
+        wanted = await body_of(request, Renaming, SENT)
         await run_in_threadpool(folder.rename, wanted.name, wanted.to)
         return JSONResponse({})
 
@@ -114,7 +113,7 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         return JSONResponse({"files": folder.write_exports(), "folder": str(folder.out)})
 
     async def like(request: Request) -> Response:
-        number, wanted = number_in(request), _parsed(await request.body(), SuggestionRequest)
+        number, wanted = number_in(request), await body_of(request, SuggestionRequest, SENT)
         await run_in_threadpool(folder.learning.find_like, number, folder.label_of(wanted.name))
         return JSONResponse(folder.learning.state())
 
@@ -160,10 +159,3 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     policy = f"{POLICY}; style-src-attr 'unsafe-inline'"  # annotorious sets some
     hosts = Hosts(HOST, advice="open it as http://127.0.0.1 or http://localhost, at its port")
     return Gate(app, hosts, policy=policy)
-
-
-def _parsed(body: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise RefusedError(422, f"expected what the editor sends, got something else ({error})") from None

@@ -15,10 +15,9 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from urllib.parse import parse_qs, quote, unquote
 
-import msgspec
 from msgspec import Meta, Struct
 from PIL import Image
 from starlette.applications import Starlette
@@ -38,7 +37,7 @@ from cliploc.label.results import LEARNT
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.options import Options
-from cliploc.web.server import Gate, Hosts, RefusedError
+from cliploc.web.server import Gate, Hosts, RefusedError, body_of
 
 LOCAL_FILES = "/data/local-files/?"
 STORED = ("/data/", "/storage-data/")  # where Label Studio serves pictures
@@ -420,7 +419,7 @@ def _shapes(localization: Localization, control: Control, key: str, before: int)
 # --------------------------------------------------------------------------------------------------------------- routes
 MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
 Say = Callable[[str], None]
-T = TypeVar("T")
+SENT = "what Label Studio sends"
 
 
 class PredictRequest(Struct):
@@ -450,13 +449,6 @@ def application(
     connected = list[str]()  # the lines on the last interface: Label Studio sends it again with each task
     turn = asyncio.Lock()  # so that requests that wait for predictions take no thread away from the others
 
-    # What a request holds is read off the event loop, which would else answer nobody meanwhile.
-    async def read(request: Request, kind: type[T]) -> T:
-        try:
-            return await asyncio.to_thread(msgspec.json.decode, await request.body(), type=kind)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise RefusedError(400, f"expected what Label Studio sends to {request.url.path}, got {error}") from None
-
     async def version() -> str:
         return await asyncio.to_thread(lambda: predictor.version)  # which may have learnt since
 
@@ -464,7 +456,7 @@ def application(
         return JSONResponse({"status": "UP", "model_class": "cliploc", "model_version": await version()})
 
     async def setup(request: Request) -> JSONResponse:
-        labelling = await asyncio.to_thread(read_labelling, (await read(request, SetupRequest)).schema)
+        labelling = await asyncio.to_thread(read_labelling, (await body_of(request, SetupRequest, SENT)).schema)
         unknown = await asyncio.to_thread(predictor.unknown, labelling)
         nonlocal connected
         lines = [f"connected: {', '.join(labelling.entries)}"]
@@ -476,7 +468,7 @@ def application(
 
     async def predict(request: Request) -> JSONResponse:
         nonlocal waiting
-        message = await read(request, PredictRequest)
+        message = await body_of(request, PredictRequest, SENT)
         labelling = await asyncio.to_thread(read_labelling, message.label_config)
         if waiting > queue:
             raise RefusedError(503, "Too many requests wait for predictions: try again in a minute.")
@@ -496,7 +488,7 @@ def application(
         return await asyncio.to_thread(JSONResponse, {"results": results, "model_version": made.version})
 
     async def webhook(request: Request) -> JSONResponse:
-        event = await read(request, Event)
+        event = await body_of(request, Event, SENT)
         lines = ["it learns with --learn only"]
         if drafts is not None:
             lines = await asyncio.to_thread(learn, drafts, event, predictor)
