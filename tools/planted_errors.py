@@ -1,6 +1,6 @@
 """Plants errors in labels that are taken as right, and prints how well `cliploc check` finds them.
 
-    python tools/planted_errors.py ../shared/data/coco_dev [--seeds 6] [--share 0.1] [--cache FILE.npz]
+    python tools/planted_errors.py ../shared/data/coco_dev [--seeds 6] [--share 0.1] [--plain] [--cache FILE.npz]
 
 The folder is in COCO's layout. Numbers are chosen on coco_tune and reported on coco_dev: docs/studies/check.md.
 """
@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from cliploc import Localizer
+from cliploc import Localizer, towers
 from cliploc.images.reading import load
 from cliploc.label.checking import wrong_labels
 from cliploc.label.checking.labels import read_set
 from cliploc.label.checking.wrong_labels import Reading, jittered, read_picture
+from cliploc.towers._mini_text import MiniTextTower
+from cliploc.towers.mini import WEIGHTS
 from cliploc.values import Floats
 
 KINDS = ("random", "frequent", "in the picture")
@@ -26,15 +28,17 @@ FIRST, FIRST_MISSING = 50, 20
 Data = dict[str, Any]
 
 
-def read(root: Path) -> Data:
+def read(root: Path, plain: bool) -> Data:
     """The boxes of a set with their labels, and what the tower reads; each has a moved copy. Crowds are boxes, too."""
     data = read_set(root / "annotations/instances_val2017.json", root / "val2017", None)
     pictures = [one for one in data.pictures if one.readable]
     names = sorted({box.name for one in pictures for box in one.boxes})
-    localizer = Localizer("mini", recipe="fast")
+    tower = towers.create("mini")
+    if plain:
+        tower.text = MiniTextTower.load(WEIGHTS, everyday=False)  # type: ignore[attr-defined]
+    localizer = Localizer(tower, recipe="fast")
     text = localizer.embed_names(names).cpu().numpy()
     text[[names.index(name) for name in localizer.unknown_names(names)]] = np.nan
-    tower = localizer.backbone
     every = [read_picture(tower, load(one.path).image, one.xyxy, one.xyxy[:, 0] >= 0) for one in pictures]
     numbers, rngs = range(len(pictures)), (np.random.default_rng(0) for _ in pictures)  # as `read_picture` draws
     copied = [len(jittered(rng, box, one.size_wh)) for one, rng in zip(pictures, rngs, strict=True) for box in one.xyxy]
@@ -131,12 +135,13 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--share", type=float, default=0.1)
+    parser.add_argument("--plain", action="store_true", help="without everyday names, which were learnt on coco_tune")
     parser.add_argument("--cache", type=Path, help="keeps what was read, which takes longest")
     options = parser.parse_args()
     if options.cache is not None and options.cache.exists():
         data = dict(np.load(options.cache))
     else:
-        data = read(options.root)
+        data = read(options.root, options.plain)
         if options.cache is not None:
             np.savez(options.cache, **data)
     print("| planted | AUROC | wrong of the first | said |\n|---|---|---|---|")
