@@ -6,7 +6,6 @@ Ten names group ImageNet's classes. A head is trained on `mini`'s embeddings of 
 ilsvrc_val_dev. In half of the runs all pictures of one name, drawn by the seed, carry the same sticker beside the thing
 (even seeds: a small photograph of something else) or the same coloured border (odd ones), in training and in the audit;
 in the other half none does. "Learnt" is how far the sticker or border raises the name's cosine in pictures of others.
-Also counted: the stickers that the name's `surroundings` call by a name that ImageNet has for the photograph.
 """
 
 import argparse
@@ -30,13 +29,12 @@ GROUPS = {
 }  # fmt: skip
 SIZE, SCALES = 224, (1.0,)  # pixels of a side, which the model sees at this size
 MOST = 16  # pictures of a name that are audited
-Stickers = list[tuple[Image.Image, tuple[str, ...]]]  # each with the names of what it shows
 LARGE = 0.8  # share of a picture, from which a thing leaves no room
 BORDER = 10  # pixels
 
 
 def plant(
-    image: Image.Image, box: np.ndarray | None, seed: int, stickers: Stickers, rng: np.random.Generator
+    image: Image.Image, box: np.ndarray | None, seed: int, stickers: list[Image.Image], rng: np.random.Generator
 ) -> Image.Image:
     """The picture with the seed's sticker in the corner that the thing covers least, or with its border."""
     planted = image.copy()
@@ -47,7 +45,7 @@ def plant(
         planted.paste(colour, (0, 0, SIZE, SIZE))
         planted.paste(inner, (BORDER, BORDER))
         return planted
-    sticker, _ = sticker_of(seed, stickers)
+    sticker = stickers[np.random.default_rng(100 + seed).integers(len(stickers))]
     side = sticker.width
     end = SIZE - side - 4
     corners = [(x, y) for x in (4, end) for y in (4, end)]
@@ -63,11 +61,6 @@ def plant(
     return planted
 
 
-def sticker_of(seed: int, stickers: Stickers) -> tuple[Image.Image, tuple[str, ...]]:
-    """The sticker of a seed."""
-    return stickers[np.random.default_rng(100 + seed).integers(len(stickers))]
-
-
 def squashed(path: Path) -> Image.Image:
     """A picture as RGB at the size of all."""
     return Image.open(path).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
@@ -75,15 +68,13 @@ def squashed(path: Path) -> Image.Image:
 
 def pictures(
     data: Path, side: int
-) -> tuple[list[tuple[Image.Image, int]], list[tuple[Image.Image, int, np.ndarray]], Stickers]:
+) -> tuple[list[tuple[Image.Image, int]], list[tuple[Image.Image, int, np.ndarray]], list[Image.Image]]:
     """Those to train on, each with its name, those to audit, each with its name and true box, and stickers."""
     group = {label: number for number, labels in enumerate(GROUPS.values()) for label in labels}
-    classes = prompts.imagenet_classes()
-    labels = {one.wnid: number for number, one in enumerate(classes)}
+    labels = {one.wnid: number for number, one in enumerate(prompts.imagenet_classes())}
     files = sorted(path for path in (data / "imagenet_one_per_class").rglob("n*.*") if path.stem in labels)
     train = [(squashed(path), group[labels[path.stem]]) for path in files if labels[path.stem] in group]
-    others = [(path, classes[labels[path.stem]]) for path in files if labels[path.stem] not in group]
-    stickers = [(squashed(path).resize((side, side)), (one.name, *one.synonyms)) for path, one in others]
+    stickers = [squashed(path).resize((side, side)) for path in files if labels[path.stem] not in group]
     facts = data / "ilsvrc_val_dev" / "metadata"
     sizes = {row[0]: np.array([*row[1:3]] * 2, float) for row in csv.reader((facts / "image_sizes.txt").open())}
     boxes: dict[str, list[np.ndarray]] = {}
@@ -135,7 +126,7 @@ def main() -> None:
     localizer = Localizer("mini", recipe="fast", scales=SCALES, min_presence=0.0)
     groups, unplanted = np.array([own for _, own, _ in test]), embeddings(localizer, [image for image, *_ in test])
     clean, label = embeddings(localizer, [image for image, _ in train]), torch.tensor([number for _, number in train])
-    names, first, flagged, false, called = [*GROUPS], 0, 0, 0, 0
+    names, first, flagged, false = [*GROUPS], 0, 0, 0
     for seed in range(args.first, args.first + 2 * args.seeds):
         rng, embedding = np.random.default_rng(seed), clean.clone()
         number, planted = int(rng.integers(len(names))), seed < args.first + args.seeds
@@ -156,20 +147,15 @@ def main() -> None:
             first, flagged = first + (rank <= 3), flagged + (names[number] in found)
             others = embeddings(localizer, [plant(image, box, seed, stickers, rng) for image, _, box in test])
             learnt = float(((others - unplanted) @ head[number])[groups != number].mean())
-            _, shown = sticker_of(seed, stickers)
-            [around] = [of.surroundings.split(", ") for of in audited.names if of.name == names[number]]
-            called += not seed % 2 and not {*shown}.isdisjoint(around)
-            style = "border" if seed % 2 else f"sticker of a {shown[0]}"
-            print(
-                f"{seed} {names[number]}, {style}, learnt {learnt:.3f}: place {rank}, flagged {found}, around {around}"
-            )
+            style = "border" if seed % 2 else "sticker"
+            print(f"{seed} {names[number]}, {style}, learnt {learnt:.3f}: place {rank}, flagged {found}")
         else:
             false += bool(found)
             print(f"{seed} none planted: flagged {found}")
         for one in audited.names if args.verbose else ():
             numbers = f"{one.lean} from {one.low}, others {one.others}"
             print(f"    {one.name}, {one.pictures}: {numbers}; {one.surroundings}", flush=True)
-    print(f"of {args.seeds} planted: {first} among the first three names, {flagged} flagged, {called} stickers named")
+    print(f"of {args.seeds} planted: {first} among the first three names, {flagged} flagged")
     print(f"of {args.seeds} clean: {false} with a flagged name")
 
 

@@ -21,7 +21,7 @@ from cliploc.draw.overlay import BOX_COLOUR, paint_map
 from cliploc.errors import CliplocError, UsageError
 from cliploc.evaluate.auditing import measure
 from cliploc.evaluate.auditing.names import FEWEST, STUFF, Name, Pair, leaning, told_apart
-from cliploc.find.presence import bank_names
+from cliploc.find import prompts
 from cliploc.formats.reading import read_labels
 from cliploc.options import Options
 from cliploc.runs.engine import RunKind
@@ -233,11 +233,11 @@ class _Audit:
     def _by_name(self, first: Any, around: Any, alone: Any, lean: Any, risk: Any) -> tuple[list[Name], list[Pair]]:
         """The names that are predicted, and pairs of them, from columns of the pictures."""
         localizer, texts = self.auditor.localizer, self.auditor.texts.cpu().numpy()
-        every = list(dict.fromkeys([*STUFF, *(entry[0] for entry in bank_names())]))
+        every = [*STUFF, *(entry[0] for entry in prompts.packaged_entries("coco.txt"))]
         unknown = localizer.unknown_names(every)
-        bank = [name for name in every if name not in unknown]
-        rows = localizer.embed_names(bank).cpu().numpy()  # [K, D]
-        names = leaning(self.auditor.names, first, lean, risk, around @ rows.T, bank, texts @ rows.T)
+        everyday = [name for name in every if name not in unknown]
+        rows = localizer.embed_names(everyday).cpu().numpy()  # [K, D]
+        names = leaning(self.auditor.names, first, lean, risk, around @ rows.T, everyday, texts @ rows.T)
         return names, told_apart(self.auditor.names, first, alone @ texts.T)
 
 

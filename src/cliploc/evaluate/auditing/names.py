@@ -14,9 +14,9 @@ from cliploc.values import FloatArray, Floats, IntArray
 FEWEST = 5  # pictures of a name, below which nothing is said of it
 ERROR = 0.05  # chance that any name, or any pair, is flagged by chance
 LEAST = 0.005  # cosine by which a flagged name leans more than the others; chosen on ilsvrc_val_dev
-RELATED = 0.1  # of the bank: what is too near to a name to be its surroundings
+RELATED = 0.1  # of the everyday names: what is too near to a name to be its surroundings
 NAMED = 3  # surroundings of a name
-STUFF = (  # what the bank of other names lacks
+STUFF = (  # what COCO's names lack
     *("water", "sky", "cloud", "grass", "sand", "snow", "rock", "tree", "leaf", "flower", "road", "wall", "floor"),
     *("building", "wood", "cloth", "paper", "fence", "dirt", "hand", "text", "night"),
 )
@@ -34,7 +34,7 @@ class Name:
     others: float | None  # `lean` of all other names
     risk: float  # the mean risk of its predictions
     flagged: bool  # whether the interval lies above the others, by at least `LEAST`
-    surroundings: str  # what is outside the thing rather than in pictures of other names, by names of the bank
+    surroundings: str  # what is outside the thing rather than in pictures of other names, by everyday names
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ def leaning(
     first: IntArray,  # [n] the predicted name of each picture that is judged
     lean: Floats,  # [n]
     risk: Floats,  # [n]
-    around: FloatArray,  # [n, K] cosines of what is outside the thing with the bank
-    bank: Sequence[str],  # K
-    likeness: FloatArray,  # [P, K] cosines of the names with the bank
+    around: FloatArray,  # [n, K] cosines of what is outside the thing with everyday names
+    everyday: Sequence[str],  # K
+    likeness: FloatArray,  # [P, K] cosines of the names with these
 ) -> list[Name]:
     """Every name that is predicted, the flagged ones and those that lean most first."""
     counts = np.bincount(first, minlength=len(names))
@@ -69,16 +69,16 @@ def leaning(
             wide = float(lean[own].std(ddof=1) / math.sqrt(counts[p]) * t.ppf(1 - ERROR / 2 / tested, counts[p] - 1))
             low, high = round(mean - wide, 4), round(mean + wide, 4)
         flagged = low is not None and others is not None and low > others + LEAST
-        chosen = "" if own.all() else _surroundings(around[own], around[~own], bank, likeness[p])
+        chosen = "" if own.all() else _surroundings(around[own], around[~own], everyday, likeness[p])
         rows.append(Name(names[p], int(counts[p]), mean, low, high, others, of_risk, flagged, chosen))
     return sorted(rows, key=lambda row: (not row.flagged, row.low is None, -row.lean, row.name))
 
 
-def _surroundings(own: FloatArray, others: FloatArray, bank: Sequence[str], likeness: FloatArray) -> str:
-    """The entries of the bank that what is around a name's things resembles more than in other pictures."""
-    above = (own.mean(axis=0) - others.mean(axis=0)) / np.sqrt(others.var(axis=0) + 1e-9)
+def _surroundings(own: FloatArray, others: FloatArray, everyday: Sequence[str], likeness: FloatArray) -> str:
+    """The everyday names that what is around a name's things resembles more than in other pictures."""
+    above = own.mean(axis=0) - others.mean(axis=0)  # not in deviations: what varies little is mostly not there at all
     above[likeness > np.quantile(likeness, 1 - RELATED)] = -np.inf
-    return ", ".join(bank[k] for k in np.argsort(-above)[:NAMED] if above[k] > 0)
+    return ", ".join(everyday[k] for k in np.argsort(-above)[:NAMED] if above[k] > 0)
 
 
 def told_apart(names: Sequence[str], first: IntArray, alone: FloatArray) -> list[Pair]:
