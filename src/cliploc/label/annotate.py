@@ -22,7 +22,7 @@ from cliploc.label.worker import RESERVED, AnnotateWorker
 from cliploc.options import FOUND, IMAGE_URL, AnnotateOptions, Options, short
 from cliploc.registry import plugin_sources
 from cliploc.runs import label_store, picture_files, plan, store
-from cliploc.runs.engine import Engine, Notes, Part, Ready, interrupt_message, pictures_in_words, run_here
+from cliploc.runs.engine import Engine, Notes, Part, Ready, pictures_in_words, run_here
 from cliploc.support.files import AnyPath, Inputs, locked, refuse_taken, user_path
 from cliploc.support.reporter import SILENT, Reporter
 
@@ -224,7 +224,7 @@ class _Work:
             alike = groupby(sorted(todo, key=labels_of), labels_of)  # with whole batches each
             shards = chain.from_iterable(plan.shards_of([*some], shard) for _, some in alike)
             numbered = [replace(one, index=index) for index, one in enumerate(shards)]
-            with interrupt_message(run.out, lambda: f"{len(done) + self._added:,} pictures"):
+            with store.interrupt_message(run.out, lambda: f"{len(done) + self._added:,} pictures"):
                 engine(numbered, make_worker, self._add, self._reporter)
         folder = results.AnnotatedFolder(run, files)
         self.computed = sum(folder.pictures[file.id].error is None for file in todo)

@@ -1,16 +1,12 @@
 """Between a run and its engine: shards in, parts and notes out; a part depends on its shard and settings only."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from cliploc.errors import ModelError
-from cliploc.runs.store import FILE, Store, disk_errors
-from cliploc.support.files import Inputs, locked, refuse_taken
 from cliploc.support.process import out_of_memory
 from cliploc.support.reporter import SILENT, Reporter, halved_note
 
@@ -109,43 +105,6 @@ def pictures_in_words(names: Sequence[str]) -> str:
     """The number of pictures and the names of the first ones: "4 pictures (a.jpg, b.jpg, c.jpg and 1 more)"."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{len(names)} picture{'s' if len(names) != 1 else ''} ({', '.join(names[:NAMED])}{more})"
-
-
-@contextmanager
-def interrupt_message(out: Path, done: Callable[[], str]) -> Iterator[None]:
-    """Lets an interruption say what is kept, and that the run goes on."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"{done()} in {out} are kept, and the same command goes on") from stop
-
-
-@dataclass(frozen=True)
-class RunKind:
-    """What a run is that keeps a row for each picture in a store, and writes its results at the end."""
-
-    name: str
-    version: int  # of its store
-    table: str  # the statement that makes its table `picture`
-    outputs: tuple[str, ...]  # files beside the store
-
-    @contextmanager
-    def opened(self, out: Path | None, inputs: Iterable[Path], settings: Mapping[str, Any]) -> Iterator[Store]:
-        """The store of a run with these settings, in a locked folder; without one it is thrown away."""
-        with ExitStack() as stack:
-            folder = out or Path(stack.enter_context(TemporaryDirectory()))
-            Inputs(inputs).check_outputs(folder / name for name in (FILE, *self.outputs))
-            if not (folder / FILE).exists():
-                refuse_taken(folder, self.outputs)
-            stack.enter_context(locked(folder))
-            stack.enter_context(disk_errors(folder))
-            store = stack.enter_context(Store(folder / FILE, self.name, self.version, (self.table,)))
-            store.keep("settings", settings)
-            store.begin_session()
-            if out is not None:
-                rows = "SELECT COUNT(*) FROM picture"
-                stack.enter_context(interrupt_message(out, lambda: f"{store.rows(rows)[0][0]:,} pictures"))
-            yield store
 
 
 def failure_reason(error: ModelError | RuntimeError | MemoryError) -> str:

@@ -11,17 +11,20 @@ import platform
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 
 from cliploc.errors import CliplocError, UsageError
+from cliploc.support.files import Inputs, locked, refuse_taken
 
 T = TypeVar("T")
 FILE = "run.sqlite"
@@ -258,6 +261,43 @@ def disk_errors(out: Path) -> Iterator[None]:
         if error.errno not in FULL:
             raise
         raise DiskFullError(NO_ROOM.format(out)) from error
+
+
+@contextmanager
+def interrupt_message(out: Path, done: Callable[[], str]) -> Iterator[None]:
+    """Lets an interruption say what is kept, and that the run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{done()} in {out} are kept, and the same command goes on") from stop
+
+
+@dataclass(frozen=True)
+class RunKind:
+    """What a run is that keeps a row for each picture in a store, and writes its results at the end."""
+
+    name: str
+    version: int  # of its store
+    table: str  # the statement that makes its table `picture`
+    outputs: tuple[str, ...]  # files beside the store
+
+    @contextmanager
+    def opened(self, out: Path | None, inputs: Iterable[Path], settings: Mapping[str, Any]) -> Iterator[Store]:
+        """The store of a run with these settings, in a locked folder; without one it is thrown away."""
+        with ExitStack() as stack:
+            folder = out or Path(stack.enter_context(TemporaryDirectory()))
+            Inputs(inputs).check_outputs(folder / name for name in (FILE, *self.outputs))
+            if not (folder / FILE).exists():
+                refuse_taken(folder, self.outputs)
+            stack.enter_context(locked(folder))
+            stack.enter_context(disk_errors(folder))
+            store = stack.enter_context(Store(folder / FILE, self.name, self.version, (self.table,)))
+            store.keep("settings", settings)
+            store.begin_session()
+            if out is not None:
+                rows = "SELECT COUNT(*) FROM picture"
+                stack.enter_context(interrupt_message(out, lambda: f"{store.rows(rows)[0][0]:,} pictures"))
+            yield store
 
 
 def _connect(address: str) -> sqlite3.Connection:

@@ -24,10 +24,9 @@ from cliploc.evaluate.auditing.names import FEWEST, STUFF, Name, Pair, leaning, 
 from cliploc.find import prompts
 from cliploc.formats.reading import read_labels
 from cliploc.options import Options
-from cliploc.runs.engine import RunKind
 from cliploc.runs.labelled_set import with_pictures
 from cliploc.runs.picture_files import PictureFile, find_pictures, stamp
-from cliploc.runs.store import Store
+from cliploc.runs.store import RunKind, Store
 from cliploc.support.files import AnyPath, csv_text, user_path, write_json, write_text
 from cliploc.support.reporter import SILENT, Reporter
 

@@ -20,7 +20,7 @@ from cliploc.evaluate.tasks.tables import Best, Cell, number_cell, seven_digits,
 from cliploc.evaluate.tasks.worker import EvaluationWorker, EvaluatorOf
 from cliploc.registry import plugin_sources
 from cliploc.runs import picture_files, plan, store
-from cliploc.runs.engine import Engine, Notes, Part, Ready, Shard, interrupt_message, pictures_in_words, run_here
+from cliploc.runs.engine import Engine, Notes, Part, Ready, Shard, pictures_in_words, run_here
 from cliploc.runs.picture_files import LabelledPicture, PromptedPicture
 from cliploc.support.files import locked, refuse_taken, write_json
 from cliploc.support.reporter import SILENT, Reporter
@@ -229,7 +229,7 @@ def run_task(
 
         run.begin_session()
         every = len(dataset.samples)
-        with interrupt_message(out, lambda: f"{every - left:,} of {every:,} pictures"):
+        with store.interrupt_message(out, lambda: f"{every - left:,} of {every:,} pictures"):
             for chosen, group in todo.items():
                 ready = worker if len(chosen) == len(settings) else None
                 engine(group, Ready(partial(worker_of, tuple(settings[i] for i in chosen)), ready), save, reporter)

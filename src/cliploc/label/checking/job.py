@@ -30,10 +30,10 @@ from cliploc.label.checking.labels import FOLDERS, doubles, read_set, spelt_in_t
 from cliploc.label.checking.wrong_labels import FOLDS, LEAST_PLACED, Missing, Reading, read_picture
 from cliploc.localizer import Localizer
 from cliploc.options import Options
-from cliploc.runs.engine import Notes, RunKind, each
+from cliploc.runs.engine import Notes, each
 from cliploc.runs.labelled_set import DataSet, LabelledFile, odd_box
 from cliploc.runs.picture_files import stamp
-from cliploc.runs.store import Store
+from cliploc.runs.store import RunKind, Store
 from cliploc.support.files import csv_text, files_below, user_path, write_json, write_text
 from cliploc.support.reporter import SILENT, Reporter
 
