@@ -78,8 +78,8 @@ class Audited:
         rows = [["name", "pictures", "lean", "interval", "others", "risk", "", "around"]]
         for one in self.names:
             if one.low is not None and one.high is not None and one.others is not None:
-                lean, others, interval = f"{one.lean:.3f}", f"{one.others:.3f}", f"{one.low:.3f} to {one.high:.3f}"
-                flagged = "leans on the background" if one.flagged else ""
+                lean, others, interval = f"{one.lean:.3f}", f"{one.others:.3f}", f"{one.low:.3f}…{one.high:.3f}"
+                flagged = "leans" if one.flagged else ""
                 numbers = (f"{one.pictures:,}", lean, interval, others, f"{one.risk:.2f}")
                 rows.append([one.name, *numbers, flagged, one.surroundings])
         return rows

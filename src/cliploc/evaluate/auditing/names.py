@@ -14,6 +14,7 @@ from cliploc.values import FloatArray, Floats, IntArray
 FEWEST = 5  # pictures of a name, below which nothing is said of it
 ERROR = 0.05  # chance that any name, or any pair, is flagged by chance
 LEAST = 0.005  # cosine by which a flagged name leans more than the others; chosen on ilsvrc_val_dev
+CHANCE = 0.5  # an AUROC
 RELATED = 0.1  # of the everyday names: what is too near to a name to be its surroundings
 NAMED = 3  # surroundings of a name
 STUFF = (  # what COCO's names lack
@@ -43,8 +44,8 @@ class Pair:
 
     first: str
     second: str
-    auroc: float  # higher than by chance, for the number of pairs
-    low: float  # of its interval, which is widened for the number of pairs
+    auroc: float
+    low: float  # of its interval, which is widened for the number of pairs; higher than by chance
     high: float
 
 
@@ -87,11 +88,11 @@ def told_apart(names: Sequence[str], first: IntArray, alone: FloatArray) -> list
     found = []
     for a, b in pairs:
         differences = [alone[first == own, a] - alone[first == own, b] for own in (a, b)]
-        test = mannwhitneyu(*differences, alternative="greater")  # its statistic counts pairs of pictures in order
-        if test.pvalue * len(pairs) < ERROR:
-            m, n = map(len, differences)
-            auroc = float(test.statistic) / m / n
-            found.append(Pair(names[a], names[b], auroc, *_interval(auroc, m, n, norm.ppf(1 - ERROR / 2 / len(pairs)))))
+        m, n = map(len, differences)
+        auroc = float(mannwhitneyu(*differences).statistic) / m / n  # the statistic counts pairs of pictures in order
+        low, high = _interval(auroc, m, n, norm.ppf(1 - ERROR / 2 / len(pairs)))
+        if low > CHANCE:
+            found.append(Pair(names[a], names[b], auroc, low, high))
     return sorted(found, key=lambda pair: -pair.auroc)
 
 
@@ -102,4 +103,5 @@ def _interval(auroc: float, m: int, n: int, errors: float) -> tuple[float, float
         pairs = ((m + n) / 2 - 1) * ((1 - true) / (2 - true) + true / (1 + true))
         return (true - auroc) ** 2 - errors**2 * true * (1 - true) * (1 + pairs) / m / n
 
-    return float(brentq(beyond, 0, auroc - 1e-9)), 1.0 if auroc == 1 else float(brentq(beyond, auroc + 1e-9, 1))
+    low, high = max(auroc - 1e-9, 0.0), min(auroc + 1e-9, 1.0)
+    return float(brentq(beyond, 0, low)) if low else 0.0, float(brentq(beyond, high, 1)) if high < 1 else 1.0
