@@ -44,8 +44,8 @@ class UnknownNameError(UsageError, KeyError):
         near = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         there = ", ".join(known) or "none"
-        if len(known) > LISTED and (listed_by or kind in ("model", "method", "dataset")):
-            there = f"{len(known)}, listed by: cliploc {listed_by or f'{kind}s'}"
+        if len(known) > LISTED and listed_by:
+            there = f"{len(known)}, listed by: cliploc {listed_by}"
         self.message = f"unknown {kind} {name!r}: {hint}there are {there}"
         super().__init__(self.message)
 

@@ -35,8 +35,9 @@ class Registry(Generic[T]):
         home: Callable[[T], str] | None = None,  # item → its module, which tells own things from those of the group
         # The names of the package's own things without importing them; None: they must be imported to be known.
         listed: Callable[[], Iterable[str]] | None = None,
+        listed_by: str = "",  # the command that lists them; "": none does
     ) -> None:
-        self.kind, self._package, self._group = kind, package, group
+        self.kind, self._package, self._group, self._listed_by = kind, package, group, listed_by
         self._home, self._listed = home, listed
         self._items: dict[str, T] = {}
         self._imported = package is None
@@ -98,7 +99,7 @@ class Registry(Generic[T]):
         if name not in self._items:
             self.discover()
         if name not in self._items:
-            raise UnknownNameError(self.kind, name, self._items)
+            raise UnknownNameError(self.kind, name, self._items, self._listed_by)
         return self._items[name]
 
     def check_known(self, name: str) -> None:
@@ -107,7 +108,7 @@ class Registry(Generic[T]):
             return
         known = self.known_names()
         if name not in known:
-            raise UnknownNameError(self.kind, name, known)
+            raise UnknownNameError(self.kind, name, known, self._listed_by)
 
     def known_names(self) -> list[str]:
         """All names, sorted, as `names` gives them, but mostly without imports: see `check_known`."""

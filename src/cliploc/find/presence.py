@@ -45,7 +45,7 @@ class Rivals(NamedTuple):
     in_bank: Floats  # [P, 2] see `in_bank`
     contrasts: Tensor | None = None  # [P, D] as `Texts.contrasts`
     lift: Tensor | None = None  # [P] what is added to the z-scores of names; None: nothing
-    stands_for: float = 1  # so many names of the whole bank does an entry stand for, in ranks
+    stands_for: float = 1  # how many names of the whole bank an entry stands for, in ranks
 
     def z_scores(self, views: Tensor) -> Tensor:
         """`[V, P]`: how far names lie above their rivals in views `[V, D]`, in the rivals' standard deviations."""

@@ -66,8 +66,9 @@ def _listed() -> list[str]:
 
 
 models: Registry[ModelEntry] = Registry(
-    "model", "cliploc.towers", "cliploc.models", home=lambda entry: entry.build.__module__, listed=_listed
-)
+    "model", "cliploc.towers", "cliploc.models", home=lambda entry: entry.build.__module__, listed=_listed,
+    listed_by="models",
+)  # fmt: skip
 
 
 def register_model(

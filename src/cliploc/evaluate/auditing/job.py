@@ -138,12 +138,7 @@ def audit(
             write_json(target / JSON, audited.document())
             worst = [row for row in audited.pictures[:ON_PAGE] if row.risk is not None]
             shown = [(row, json.loads(store.rows(DRAWN, row.picture)[0][0])) for row in worst]
-            about = {
-                "lines": audited.lines(),
-                "table": audited.table(),
-                "pairs": audited.pairs,
-                "swap": swap,
-            }
+            about = {"lines": audited.lines(), "table": audited.table(), "pairs": audited.pairs, "swap": swap}
             write_text(target / PAGE, TEMPLATES.render("audit.html", title="Thing or background", shown=shown, **about))
     return audited
 

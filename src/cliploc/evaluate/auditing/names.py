@@ -14,7 +14,7 @@ from cliploc.values import FloatArray, Floats, IntArray
 FEWEST = 5  # pictures of a name, below which nothing is said of it
 ERROR = 0.05  # chance that any name, or any pair, is flagged by chance
 LEAST = 0.005  # cosine by which a flagged name leans more than the others; chosen on ilsvrc_val_dev
-CHANCE = 0.5  # an AUROC
+CHANCE = 0.5  # the AUROC of a guess
 RELATED = 0.1  # of the everyday names: what is too near to a name to be its surroundings
 NAMED = 3  # surroundings of a name
 STUFF = (  # what COCO's names lack

@@ -122,8 +122,9 @@ class Readers(Registry[DatasetReader[F]]):
 
 Reader: TypeAlias = DatasetReader[Annotations]
 readers: Readers[Annotations] = Readers(
-    "dataset", "cliploc.evaluate.data", "cliploc.datasets", home=lambda reader: reader.read.__module__
-)
+    "dataset", "cliploc.evaluate.data", "cliploc.datasets", home=lambda reader: reader.read.__module__,
+    listed_by="datasets",
+)  # fmt: skip
 reader = readers.reader
 Labelled: TypeAlias = tuple[tuple[ClassName, ...], Sequence[LabelledPicture]]
 LabelledReader: TypeAlias = DatasetReader[Labelled]

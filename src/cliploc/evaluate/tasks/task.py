@@ -242,7 +242,7 @@ def _begun(
     out: Path, task: BenchmarkTask, manifest: Manifest, samples: Manifest, local: Manifest, folders: Sequence[str]
 ) -> store.Evaluation:
     """The file of a run: new, or of the same settings and samples."""
-    if not any(os.path.lexists(out / name) for name in ("manifest.json", store.FILE)):  # `open_run` refuses others
+    if not any(os.path.lexists(out / name) for name in ("manifest.json", store.FILE)):  # else `open_run` refuses it
         refuse_taken(out, (*EXPORTS, *task.files, *folders))
     run, asked = store.open_run(out, (store.PICTURE, rows.table_of(task.columns()))), manifest["settings"]
     try:

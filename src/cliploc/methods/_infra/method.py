@@ -194,6 +194,7 @@ methods: Registry[Method] = Registry(
     "cliploc.methods",
     home=lambda method: method.function.__module__,
     listed=lambda: module_names("cliploc.methods"),  # each file has its method's name
+    listed_by="methods",
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
